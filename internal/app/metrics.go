@@ -36,7 +36,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		registry: reg,
 		configs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_configs_total",
-			Help: "Configs of Resolve and Check calls by result: OK or a reason of docs/errors.md. A call that fails as a whole counts as one config. The answer may then wait for the audit log.",
+			Help: "Configs of Resolve, Check, Watch and Refresh calls by result: OK or a reason of docs/errors.md. A call that fails as a whole counts as one config. The answer may then wait for the audit log.",
 		}, []string{"method", "reason"}),
 		storeReads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "secretbroker_store_reads_total",

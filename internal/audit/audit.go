@@ -83,8 +83,9 @@ type Type string
 
 // The types of records.
 const (
-	// TypeAccess: the outcome of one config of Resolve, Check or Watch, or of such a call
-	// that was rejected as a whole. All allowed configs of a set of Watch have one record.
+	// TypeAccess: the outcome of one config of Resolve, Check, Watch or Refresh, or of such a
+	// call that was rejected as a whole. All allowed configs of a set of Watch have one
+	// record.
 	TypeAccess Type = "access"
 	// TypeManagement: a call that manages integrations or asks about grants.
 	TypeManagement Type = "management"

@@ -17,6 +17,7 @@ const (
 	MethodResolve = "Resolve"
 	MethodCheck   = "Check"
 	MethodWatch   = "Watch"
+	MethodRefresh = "Refresh"
 )
 
 // record writes the events. On error, no answer may leave the broker. If the caller has

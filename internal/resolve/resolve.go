@@ -81,9 +81,9 @@ type Config struct {
 	// the text.
 	Admit func(who authz.Principal, in *integration.Integration) (why string)
 	// Observe, if not nil, is called for every config with the method (MethodResolve,
-	// MethodCheck or MethodWatch) and the reason, which is empty for success. It is called once, without
-	// a config, for a call that fails as a whole. As with Used, the CommitBarrier may
-	// still hold the value back then, and the value may never leave.
+	// MethodCheck, MethodWatch or MethodRefresh) and the reason, which is empty for success.
+	// It is called once, without a config, for a call that fails as a whole. As with Used,
+	// the CommitBarrier may still hold the value back then, and the value may never leave.
 	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
 	Used func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string)

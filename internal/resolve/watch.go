@@ -8,6 +8,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/watch"
@@ -260,6 +261,11 @@ func (r *Resolver) Decide(who authz.Principal, id string, ref secret.Ref) watch.
 	if err := unavailable(err); err != nil {
 		return watch.Decision{Unreadable: secret.AsError(err), Temporary: true}
 	}
+	return r.decideWatch(who, in, ref)
+}
+
+// decideWatch is Decide with the integration, nil if there is none.
+func (r *Resolver) decideWatch(who authz.Principal, in *integration.Integration, ref secret.Ref) watch.Decision {
 	if in == nil {
 		return watch.Decision{Denied: errDenied}
 	}
@@ -309,6 +315,12 @@ func (r *Resolver) Read(ctx context.Context, caller authz.Principal, id string, 
 	if now {
 		maxAge = new(time.Duration)
 	}
+	return r.readVersion(ctx, caller, in, ref, maxAge, began)
+}
+
+// readVersion gets a secret for what is known of it without its value. ok is false if only a
+// stale value is available.
+func (r *Resolver) readVersion(ctx context.Context, caller authz.Principal, in *integration.Integration, ref secret.Ref, maxAge *time.Duration, began time.Time) (load cache.Load, ok bool) {
 	callers := provider.NewCallers(string(caller))
 	req := r.cacheRequest(in, maxAge, ref)
 	req.Account = callers

@@ -65,6 +65,17 @@ func wireSamples() map[string]proto.Message {
 				FetchTime: at(1), SecretExpireTime: at(3), Error: failure,
 			}},
 		},
+		"refresh_request": &secretbrokerv1.RefreshRequest{
+			IntegrationId: "cspi-sqlserver", Connector: "SqlServerCdcSource1",
+			Configs: map[string]string{"database.password": "https://my-vault.vault.azure.net::sqlserver-db-secret::password"},
+		},
+		"refresh_response": &secretbrokerv1.RefreshResponse{
+			Coverage: secretbrokerv1.RefreshResponse_COVERAGE_SOME_REPLICAS, RequestId: "0123456789abcdef0123456789abcdef",
+			Unacknowledged: []*secretbrokerv1.Replica{{Id: "0011223344556677", Name: "secretbroker-2", LastSeenTime: at(4)}},
+			Configs: map[string]*secretbrokerv1.RefreshedConfig{"database.password": {
+				Version: "v2", FetchTime: at(1), SecretExpireTime: at(3), Error: failure,
+			}},
+		},
 		"check_response": &secretbrokerv1.CheckResponse{
 			Ok: true, RequestId: "0123456789abcdef0123456789abcdef",
 			Configs: map[string]*secretbrokerv1.ConfigReport{"database.password": {

@@ -39,6 +39,7 @@ var rules = map[string]rule{
 	"/secretbroker.v1.ResolverService/Check":   identified,
 	"/secretbroker.v1.PolicyService/Explain":   identified,
 	"/secretbroker.v1.WatchService/Watch":      identified,
+	"/secretbroker.v1.WatchService/Refresh":    identified,
 	// A caller needs a role on an integration to manage it or to ask about it. Package
 	// manage checks that.
 	"/secretbroker.v1.IntegrationService/CreateIntegration":   identified,

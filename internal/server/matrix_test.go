@@ -49,6 +49,13 @@ func TestAuthorizationMatrix(t *testing.T) {
 	anybody := func(string) codes.Code { return codes.OK }
 	// Reflection's answer to an empty request shows that the call was admitted.
 	reflected := func(string) codes.Code { return codes.InvalidArgument }
+	// The use case decides about each config, and the request has none.
+	invalid := func(caller string) codes.Code {
+		if unidentified[caller] {
+			return codes.Unauthenticated
+		}
+		return codes.InvalidArgument
+	}
 	resolving := func(caller string) codes.Code {
 		switch {
 		case unidentified[caller]:
@@ -81,26 +88,22 @@ func TestAuthorizationMatrix(t *testing.T) {
 			}
 			return codes.OK
 		},
-		"/secretbroker.v1.PolicyService/Explain":                  managing("an auditor"),
-		"/secretbroker.v1.IntegrationService/CreateIntegration":   managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GetIntegration":      managing("an owner", "an auditor"),
-		"/secretbroker.v1.IntegrationService/ListIntegrations":    managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
-		"/secretbroker.v1.IntegrationService/UpdateIntegration":   managing("an owner"),
-		"/secretbroker.v1.IntegrationService/DeleteIntegration":   managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ValidateIntegration": managing("an owner"),
-		"/secretbroker.v1.IntegrationService/GrantUse":            managing("an owner"),
-		"/secretbroker.v1.IntegrationService/RevokeUse":           managing("an owner"),
-		"/secretbroker.v1.IntegrationService/ListUsage":           managing("an owner", "an auditor"),
-		"/secretbroker.v1.PolicyService/WhoAmI":                   anybody,
-		"/secretbroker.v1.DenialService/CreateDenial":             managing("an owner"),
-		"/secretbroker.v1.DenialService/ListDenials":              managing("an owner", "an auditor"),
-		"/secretbroker.v1.DenialService/DeleteDenial":             managing("an owner"),
-		"/secretbroker.v1.WatchService/Watch": func(caller string) codes.Code { // the request is empty
-			if unidentified[caller] {
-				return codes.Unauthenticated
-			}
-			return codes.InvalidArgument
-		},
+		"/secretbroker.v1.PolicyService/Explain":                         managing("an auditor"),
+		"/secretbroker.v1.IntegrationService/CreateIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GetIntegration":             managing("an owner", "an auditor"),
+		"/secretbroker.v1.IntegrationService/ListIntegrations":           managing("an owner", "an auditor", "granted", "without a grant", "known by DNS, without a grant"),
+		"/secretbroker.v1.IntegrationService/UpdateIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/DeleteIntegration":          managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ValidateIntegration":        managing("an owner"),
+		"/secretbroker.v1.IntegrationService/GrantUse":                   managing("an owner"),
+		"/secretbroker.v1.IntegrationService/RevokeUse":                  managing("an owner"),
+		"/secretbroker.v1.IntegrationService/ListUsage":                  managing("an owner", "an auditor"),
+		"/secretbroker.v1.PolicyService/WhoAmI":                          anybody,
+		"/secretbroker.v1.DenialService/CreateDenial":                    managing("an owner"),
+		"/secretbroker.v1.DenialService/ListDenials":                     managing("an owner", "an auditor"),
+		"/secretbroker.v1.DenialService/DeleteDenial":                    managing("an owner"),
+		"/secretbroker.v1.WatchService/Watch":                            invalid,
+		"/secretbroker.v1.WatchService/Refresh":                          invalid,
 		"/grpc.health.v1.Health/Check":                                   anybody,
 		"/grpc.health.v1.Health/List":                                    anybody,
 		"/grpc.health.v1.Health/Watch":                                   anybody,

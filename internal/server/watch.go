@@ -21,6 +21,7 @@ import (
 // Watcher is the use case behind WatchService; resolve.Resolver is one.
 type Watcher interface {
 	Watch(ctx context.Context, who resolve.Caller, req resolve.WatchRequest) (*resolve.Watching, error)
+	Refresh(ctx context.Context, who resolve.Caller, req resolve.Request) (*resolve.Refreshed, error)
 }
 
 // WatchLimits limits the streams of WatchService. A field that is zero has its default.

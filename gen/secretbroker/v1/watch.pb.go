@@ -93,6 +93,70 @@ func (Notice_State) EnumDescriptor() ([]byte, []int) {
 	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{3, 0}
 }
 
+// Coverage says which replicas have learned of the read. More values may be added; a
+// client treats those that it does not know as COVERAGE_UNKNOWN.
+type RefreshResponse_Coverage int32
+
+const (
+	RefreshResponse_COVERAGE_UNSPECIFIED RefreshResponse_Coverage = 0
+	// No replica answers a call that begins from now on with an older read.
+	RefreshResponse_COVERAGE_ALL_REPLICAS RefreshResponse_Coverage = 1
+	// All but those in unacknowledged: they did not confirm it within two seconds. They may
+	// have ended without notice, or run without contact to the database.
+	RefreshResponse_COVERAGE_SOME_REPLICAS RefreshResponse_Coverage = 2
+	// Only the replica that answered the call: it has no database that it shares with
+	// others. Each other replica answers with older reads until their time-to-live ends.
+	RefreshResponse_COVERAGE_THIS_REPLICA RefreshResponse_Coverage = 3
+	// The broker could not tell the others, because its database failed or because no
+	// config was read.
+	RefreshResponse_COVERAGE_UNKNOWN RefreshResponse_Coverage = 4
+)
+
+// Enum value maps for RefreshResponse_Coverage.
+var (
+	RefreshResponse_Coverage_name = map[int32]string{
+		0: "COVERAGE_UNSPECIFIED",
+		1: "COVERAGE_ALL_REPLICAS",
+		2: "COVERAGE_SOME_REPLICAS",
+		3: "COVERAGE_THIS_REPLICA",
+		4: "COVERAGE_UNKNOWN",
+	}
+	RefreshResponse_Coverage_value = map[string]int32{
+		"COVERAGE_UNSPECIFIED":   0,
+		"COVERAGE_ALL_REPLICAS":  1,
+		"COVERAGE_SOME_REPLICAS": 2,
+		"COVERAGE_THIS_REPLICA":  3,
+		"COVERAGE_UNKNOWN":       4,
+	}
+)
+
+func (x RefreshResponse_Coverage) Enum() *RefreshResponse_Coverage {
+	p := new(RefreshResponse_Coverage)
+	*p = x
+	return p
+}
+
+func (x RefreshResponse_Coverage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RefreshResponse_Coverage) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_watch_proto_enumTypes[1].Descriptor()
+}
+
+func (RefreshResponse_Coverage) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_watch_proto_enumTypes[1]
+}
+
+func (x RefreshResponse_Coverage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RefreshResponse_Coverage.Descriptor instead.
+func (RefreshResponse_Coverage) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{5, 0}
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The configs to watch, in sets, each through one integration: at most 1,000 references
@@ -398,6 +462,280 @@ func (x *Notice) GetError() *ConfigError {
 	return nil
 }
 
+type RefreshRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ResolveRequest.
+	IntegrationId string `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
+	// As in ResolveRequest: references by config name, or a connector's whole
+	// configuration. JSON keys are not looked up.
+	Configs map[string]string `protobuf:"bytes,2,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// As in ResolveRequest.
+	Connector     string `protobuf:"bytes,3,opt,name=connector,proto3" json:"connector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RefreshRequest) GetIntegrationId() string {
+	if x != nil {
+		return x.IntegrationId
+	}
+	return ""
+}
+
+func (x *RefreshRequest) GetConfigs() map[string]string {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *RefreshRequest) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+type RefreshResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Config name to the outcome of the read, for every reference and every invalid config.
+	Configs  map[string]*RefreshedConfig `protobuf:"bytes,1,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Coverage RefreshResponse_Coverage    `protobuf:"varint,2,opt,name=coverage,proto3,enum=secretbroker.v1.RefreshResponse_Coverage" json:"coverage,omitempty"`
+	// Set only with COVERAGE_SOME_REPLICAS.
+	Unacknowledged []*Replica `protobuf:"bytes,3,rep,name=unacknowledged,proto3" json:"unacknowledged,omitempty"`
+	// Identifies this call in the broker's audit and logs.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshResponse) Reset() {
+	*x = RefreshResponse{}
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshResponse) ProtoMessage() {}
+
+func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
+func (*RefreshResponse) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RefreshResponse) GetConfigs() map[string]*RefreshedConfig {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
+func (x *RefreshResponse) GetCoverage() RefreshResponse_Coverage {
+	if x != nil {
+		return x.Coverage
+	}
+	return RefreshResponse_COVERAGE_UNSPECIFIED
+}
+
+func (x *RefreshResponse) GetUnacknowledged() []*Replica {
+	if x != nil {
+		return x.Unacknowledged
+	}
+	return nil
+}
+
+func (x *RefreshResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RefreshedConfig is the outcome of the read of one config's secret. It never has a value.
+type RefreshedConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store's identifier of the version, as in ResolvedConfig.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// When the broker began the read, by its clock. Resolve with this time as
+	// not_read_before returns this version or a later one, on every replica.
+	FetchTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
+	// When the secret's own validity ends; unset if it does not end.
+	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
+	// Why the secret was not read, or could not be; the other fields are then unset. For a
+	// secret whose reads generate credentials it is SECRET_NOT_WATCHABLE.
+	Error         *ConfigError `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshedConfig) Reset() {
+	*x = RefreshedConfig{}
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshedConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshedConfig) ProtoMessage() {}
+
+func (x *RefreshedConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshedConfig.ProtoReflect.Descriptor instead.
+func (*RefreshedConfig) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RefreshedConfig) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RefreshedConfig) GetFetchTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FetchTime
+	}
+	return nil
+}
+
+func (x *RefreshedConfig) GetSecretExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SecretExpireTime
+	}
+	return nil
+}
+
+func (x *RefreshedConfig) GetError() *ConfigError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// Replica is one process of the broker.
+type Replica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identifies the process; a restart changes it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The replica's host name and the address on which it listens.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// When the replica last renewed its lease, by the database's clock.
+	LastSeenTime  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_seen_time,json=lastSeenTime,proto3" json:"last_seen_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_watch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_watch_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Replica) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Replica) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Replica) GetLastSeenTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeenTime
+	}
+	return nil
+}
+
 var File_secretbroker_v1_watch_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_watch_proto_rawDesc = "" +
@@ -439,9 +777,42 @@ const file_secretbroker_v1_watch_proto_rawDesc = "" +
 	"\rSTATE_CHANGED\x10\x02\x12\x10\n" +
 	"\fSTATE_DENIED\x10\x03\x12\x14\n" +
 	"\x10STATE_UNREADABLE\x10\x04\x12\x12\n" +
-	"\x0eSTATE_EXPIRING\x10\x052X\n" +
+	"\x0eSTATE_EXPIRING\x10\x05\"\xd9\x01\n" +
+	"\x0eRefreshRequest\x12%\n" +
+	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12F\n" +
+	"\aconfigs\x18\x02 \x03(\v2,.secretbroker.v1.RefreshRequest.ConfigsEntryR\aconfigs\x12\x1c\n" +
+	"\tconnector\x18\x03 \x01(\tR\tconnector\x1a:\n" +
+	"\fConfigsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x03\n" +
+	"\x0fRefreshResponse\x12G\n" +
+	"\aconfigs\x18\x01 \x03(\v2-.secretbroker.v1.RefreshResponse.ConfigsEntryR\aconfigs\x12E\n" +
+	"\bcoverage\x18\x02 \x01(\x0e2).secretbroker.v1.RefreshResponse.CoverageR\bcoverage\x12@\n" +
+	"\x0eunacknowledged\x18\x03 \x03(\v2\x18.secretbroker.v1.ReplicaR\x0eunacknowledged\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x1a\\\n" +
+	"\fConfigsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
+	"\x05value\x18\x02 \x01(\v2 .secretbroker.v1.RefreshedConfigR\x05value:\x028\x01\"\x8c\x01\n" +
+	"\bCoverage\x12\x18\n" +
+	"\x14COVERAGE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15COVERAGE_ALL_REPLICAS\x10\x01\x12\x1a\n" +
+	"\x16COVERAGE_SOME_REPLICAS\x10\x02\x12\x19\n" +
+	"\x15COVERAGE_THIS_REPLICA\x10\x03\x12\x14\n" +
+	"\x10COVERAGE_UNKNOWN\x10\x04\"\xe4\x01\n" +
+	"\x0fRefreshedConfig\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x129\n" +
+	"\n" +
+	"fetch_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12H\n" +
+	"\x12secret_expire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x122\n" +
+	"\x05error\x18\x04 \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error\"o\n" +
+	"\aReplica\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12@\n" +
+	"\x0elast_seen_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\flastSeenTime2\xa6\x01\n" +
 	"\fWatchService\x12H\n" +
-	"\x05Watch\x12\x1d.secretbroker.v1.WatchRequest\x1a\x1e.secretbroker.v1.WatchResponse0\x01B\x84\x01\n" +
+	"\x05Watch\x12\x1d.secretbroker.v1.WatchRequest\x1a\x1e.secretbroker.v1.WatchResponse0\x01\x12L\n" +
+	"\aRefresh\x12\x1f.secretbroker.v1.RefreshRequest\x1a .secretbroker.v1.RefreshResponseB\x84\x01\n" +
 	"\x19io.github.secretbroker.v1B\n" +
 	"WatchProtoP\x01ZGgithub.com/secretbroker/secretbroker/gen/secretbroker/v1;secretbrokerv1\xaa\x02\x0fSecretBroker.V1b\x06proto3"
 
@@ -457,38 +828,56 @@ func file_secretbroker_v1_watch_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_watch_proto_rawDescData
 }
 
-var file_secretbroker_v1_watch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_secretbroker_v1_watch_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_secretbroker_v1_watch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_secretbroker_v1_watch_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_secretbroker_v1_watch_proto_goTypes = []any{
 	(Notice_State)(0),             // 0: secretbroker.v1.Notice.State
-	(*WatchRequest)(nil),          // 1: secretbroker.v1.WatchRequest
-	(*WatchSet)(nil),              // 2: secretbroker.v1.WatchSet
-	(*WatchResponse)(nil),         // 3: secretbroker.v1.WatchResponse
-	(*Notice)(nil),                // 4: secretbroker.v1.Notice
-	nil,                           // 5: secretbroker.v1.WatchSet.ConfigsEntry
-	nil,                           // 6: secretbroker.v1.WatchSet.KnownVersionsEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*ConfigError)(nil),           // 9: secretbroker.v1.ConfigError
+	(RefreshResponse_Coverage)(0), // 1: secretbroker.v1.RefreshResponse.Coverage
+	(*WatchRequest)(nil),          // 2: secretbroker.v1.WatchRequest
+	(*WatchSet)(nil),              // 3: secretbroker.v1.WatchSet
+	(*WatchResponse)(nil),         // 4: secretbroker.v1.WatchResponse
+	(*Notice)(nil),                // 5: secretbroker.v1.Notice
+	(*RefreshRequest)(nil),        // 6: secretbroker.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 7: secretbroker.v1.RefreshResponse
+	(*RefreshedConfig)(nil),       // 8: secretbroker.v1.RefreshedConfig
+	(*Replica)(nil),               // 9: secretbroker.v1.Replica
+	nil,                           // 10: secretbroker.v1.WatchSet.ConfigsEntry
+	nil,                           // 11: secretbroker.v1.WatchSet.KnownVersionsEntry
+	nil,                           // 12: secretbroker.v1.RefreshRequest.ConfigsEntry
+	nil,                           // 13: secretbroker.v1.RefreshResponse.ConfigsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*ConfigError)(nil),           // 16: secretbroker.v1.ConfigError
 }
 var file_secretbroker_v1_watch_proto_depIdxs = []int32{
-	2,  // 0: secretbroker.v1.WatchRequest.sets:type_name -> secretbroker.v1.WatchSet
-	5,  // 1: secretbroker.v1.WatchSet.configs:type_name -> secretbroker.v1.WatchSet.ConfigsEntry
-	6,  // 2: secretbroker.v1.WatchSet.known_versions:type_name -> secretbroker.v1.WatchSet.KnownVersionsEntry
-	4,  // 3: secretbroker.v1.WatchResponse.notices:type_name -> secretbroker.v1.Notice
-	7,  // 4: secretbroker.v1.WatchResponse.as_of_time:type_name -> google.protobuf.Timestamp
-	8,  // 5: secretbroker.v1.WatchResponse.reconnect_after:type_name -> google.protobuf.Duration
+	3,  // 0: secretbroker.v1.WatchRequest.sets:type_name -> secretbroker.v1.WatchSet
+	10, // 1: secretbroker.v1.WatchSet.configs:type_name -> secretbroker.v1.WatchSet.ConfigsEntry
+	11, // 2: secretbroker.v1.WatchSet.known_versions:type_name -> secretbroker.v1.WatchSet.KnownVersionsEntry
+	5,  // 3: secretbroker.v1.WatchResponse.notices:type_name -> secretbroker.v1.Notice
+	14, // 4: secretbroker.v1.WatchResponse.as_of_time:type_name -> google.protobuf.Timestamp
+	15, // 5: secretbroker.v1.WatchResponse.reconnect_after:type_name -> google.protobuf.Duration
 	0,  // 6: secretbroker.v1.Notice.state:type_name -> secretbroker.v1.Notice.State
-	7,  // 7: secretbroker.v1.Notice.fetch_time:type_name -> google.protobuf.Timestamp
-	7,  // 8: secretbroker.v1.Notice.secret_expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 9: secretbroker.v1.Notice.error:type_name -> secretbroker.v1.ConfigError
-	1,  // 10: secretbroker.v1.WatchService.Watch:input_type -> secretbroker.v1.WatchRequest
-	3,  // 11: secretbroker.v1.WatchService.Watch:output_type -> secretbroker.v1.WatchResponse
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	14, // 7: secretbroker.v1.Notice.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 8: secretbroker.v1.Notice.secret_expire_time:type_name -> google.protobuf.Timestamp
+	16, // 9: secretbroker.v1.Notice.error:type_name -> secretbroker.v1.ConfigError
+	12, // 10: secretbroker.v1.RefreshRequest.configs:type_name -> secretbroker.v1.RefreshRequest.ConfigsEntry
+	13, // 11: secretbroker.v1.RefreshResponse.configs:type_name -> secretbroker.v1.RefreshResponse.ConfigsEntry
+	1,  // 12: secretbroker.v1.RefreshResponse.coverage:type_name -> secretbroker.v1.RefreshResponse.Coverage
+	9,  // 13: secretbroker.v1.RefreshResponse.unacknowledged:type_name -> secretbroker.v1.Replica
+	14, // 14: secretbroker.v1.RefreshedConfig.fetch_time:type_name -> google.protobuf.Timestamp
+	14, // 15: secretbroker.v1.RefreshedConfig.secret_expire_time:type_name -> google.protobuf.Timestamp
+	16, // 16: secretbroker.v1.RefreshedConfig.error:type_name -> secretbroker.v1.ConfigError
+	14, // 17: secretbroker.v1.Replica.last_seen_time:type_name -> google.protobuf.Timestamp
+	8,  // 18: secretbroker.v1.RefreshResponse.ConfigsEntry.value:type_name -> secretbroker.v1.RefreshedConfig
+	2,  // 19: secretbroker.v1.WatchService.Watch:input_type -> secretbroker.v1.WatchRequest
+	6,  // 20: secretbroker.v1.WatchService.Refresh:input_type -> secretbroker.v1.RefreshRequest
+	4,  // 21: secretbroker.v1.WatchService.Watch:output_type -> secretbroker.v1.WatchResponse
+	7,  // 22: secretbroker.v1.WatchService.Refresh:output_type -> secretbroker.v1.RefreshResponse
+	21, // [21:23] is the sub-list for method output_type
+	19, // [19:21] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_watch_proto_init() }
@@ -502,8 +891,8 @@ func file_secretbroker_v1_watch_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_watch_proto_rawDesc), len(file_secretbroker_v1_watch_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   6,
+			NumEnums:      2,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	WatchService_Watch_FullMethodName = "/secretbroker.v1.WatchService/Watch"
+	WatchService_Watch_FullMethodName   = "/secretbroker.v1.WatchService/Watch"
+	WatchService_Refresh_FullMethodName = "/secretbroker.v1.WatchService/Refresh"
 )
 
 // WatchServiceClient is the client API for WatchService service.
@@ -44,6 +45,15 @@ type WatchServiceClient interface {
 	// watch other secrets, open a second stream with known_versions, and end the first when
 	// the second has sent complete.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Refresh reads secrets from their stores now: each distinct secret once, at most once
+	// per second. Then it waits up to two seconds until no replica of the broker answers
+	// with an older read. The permissions are those of Watch. The call succeeds even if
+	// configs fail; their results say why.
+	//
+	// A program that rotates a secret calls it after it has stored the new version. Its
+	// readers can pass fetch_time as not_read_before, which holds on every replica, also on
+	// those that did not acknowledge.
+	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
 }
 
 type watchServiceClient struct {
@@ -73,6 +83,16 @@ func (c *watchServiceClient) Watch(ctx context.Context, in *WatchRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type WatchService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *watchServiceClient) Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshResponse)
+	err := c.cc.Invoke(ctx, WatchService_Refresh_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // WatchServiceServer is the server API for WatchService service.
 // All implementations must embed UnimplementedWatchServiceServer
 // for forward compatibility.
@@ -95,6 +115,15 @@ type WatchServiceServer interface {
 	// watch other secrets, open a second stream with known_versions, and end the first when
 	// the second has sent complete.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Refresh reads secrets from their stores now: each distinct secret once, at most once
+	// per second. Then it waits up to two seconds until no replica of the broker answers
+	// with an older read. The permissions are those of Watch. The call succeeds even if
+	// configs fail; their results say why.
+	//
+	// A program that rotates a secret calls it after it has stored the new version. Its
+	// readers can pass fetch_time as not_read_before, which holds on every replica, also on
+	// those that did not acknowledge.
+	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
 	mustEmbedUnimplementedWatchServiceServer()
 }
 
@@ -107,6 +136,9 @@ type UnimplementedWatchServiceServer struct{}
 
 func (UnimplementedWatchServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedWatchServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
 }
 func (UnimplementedWatchServiceServer) mustEmbedUnimplementedWatchServiceServer() {}
 func (UnimplementedWatchServiceServer) testEmbeddedByValue()                      {}
@@ -140,13 +172,36 @@ func _WatchService_Watch_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type WatchService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _WatchService_Refresh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(WatchServiceServer).Refresh(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: WatchService_Refresh_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(WatchServiceServer).Refresh(ctx, req.(*RefreshRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // WatchService_ServiceDesc is the grpc.ServiceDesc for WatchService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var WatchService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "secretbroker.v1.WatchService",
 	HandlerType: (*WatchServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Refresh",
+			Handler:    _WatchService_Refresh_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Watch",
