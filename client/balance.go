@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+
+	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 )
 
 // Balance determines how calls are distributed over a broker's replicas.
@@ -25,7 +27,9 @@ const (
 	BalanceRoundRobin Balance = "round_robin"
 	// BalanceIntegration sends the calls of one integration to one replica, and to another
 	// while that one is unavailable: only one replica reads each secret. The load is even
-	// if there are many integrations.
+	// if there are many integrations. A Watch of one integration goes to that replica too.
+	// One of several integrations goes to any replica, which then reads the watched secrets
+	// as well; FetchTime in the notices keeps the order, see Notice.
 	BalanceIntegration Balance = "integration"
 )
 
@@ -75,9 +79,31 @@ func (cfg *Config) target() (string, []grpc.DialOption) {
 
 // balanced adds the header with the integration of a call to ctx.
 func (c *Client) balanced(ctx context.Context, in any) context.Context {
-	of, ok := in.(interface{ GetIntegrationId() string })
-	if c.balance != BalanceIntegration || !ok || of.GetIntegrationId() == "" {
+	if c.balance != BalanceIntegration {
 		return ctx
 	}
-	return metadata.AppendToOutgoingContext(ctx, integrationHeader, of.GetIntegrationId())
+	id := ""
+	switch in := in.(type) {
+	case interface{ GetIntegrationId() string }:
+		id = in.GetIntegrationId()
+	case *secretbrokerv1.WatchRequest:
+		id = onlyIntegration(in.GetSets())
+	}
+	if id == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, integrationHeader, id)
+}
+
+// onlyIntegration returns the integration of all sets, "" if they have several.
+func onlyIntegration(sets []*secretbrokerv1.WatchSet) string {
+	for _, set := range sets {
+		if set.GetIntegrationId() != sets[0].GetIntegrationId() {
+			return ""
+		}
+	}
+	if len(sets) == 0 {
+		return ""
+	}
+	return sets[0].GetIntegrationId()
 }

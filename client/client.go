@@ -96,8 +96,9 @@ type Config struct {
 	MaxAttempts int
 
 	// Logger logs when changed files are invalid, so that an operator notices a failed
-	// rotation before the old certificate expires. The messages contain neither key
-	// material nor values. Nil means slog.Default().
+	// rotation before the old certificate expires, and when a Follower cannot keep its
+	// values current. The messages contain neither key material nor values. Nil means
+	// slog.Default().
 	Logger *slog.Logger
 }
 
@@ -108,8 +109,13 @@ type Client struct {
 	balance     Balance
 	timeout     time.Duration
 	maxAttempts int
+	log         *slog.Logger
 	conn        *grpc.ClientConn
 	rpc         secretbrokerv1.ResolverServiceClient
+	watches     secretbrokerv1.WatchServiceClient
+	// closed ends when Close is called.
+	closed context.Context
+	end    context.CancelFunc
 	// wait is sleep except in tests.
 	wait func(ctx context.Context, d time.Duration) error
 }
@@ -171,20 +177,28 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secretbroker: client configuration: Addrs: %w", err)
 	}
+	closed, end := context.WithCancel(context.Background())
 	return &Client{
 		addr:        addr,
 		balance:     cfg.Balance,
 		timeout:     cfg.Timeout,
 		maxAttempts: cfg.MaxAttempts,
+		log:         cfg.Logger,
 		conn:        conn,
 		rpc:         secretbrokerv1.NewResolverServiceClient(conn),
+		watches:     secretbrokerv1.NewWatchServiceClient(conn),
+		closed:      closed,
+		end:         end,
 		wait:        sleep,
 	}, nil
 }
 
 // Close closes the connections and ends every active call. The Client cannot be used
 // afterwards.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	c.end()
+	return c.conn.Close()
+}
 
 // ResolveRequest is a request for secrets by their references.
 type ResolveRequest struct {

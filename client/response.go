@@ -72,6 +72,30 @@ func (v Value) Bytes() []byte {
 	return v.decoded.RevealBytes()
 }
 
+// Wipe overwrites the secret with zeros. Reading v, or a copy of v, afterwards panics.
+func (v Value) Wipe() {
+	v.text.Wipe()
+	v.decoded.Wipe()
+}
+
+// clone returns a copy that does not share the secret.
+func (v Value) clone() Value {
+	v.text, v.decoded = v.text.Clone(), v.decoded.Clone()
+	return v
+}
+
+// same reports whether the secrets are equal.
+func (v Value) same(other Value) bool {
+	return sameBytes(v.text.RevealBytes(), other.text.RevealBytes()) && sameBytes(v.decoded.RevealBytes(), other.decoded.RevealBytes())
+}
+
+// sameBytes compares and overwrites two secrets.
+func sameBytes(a, b []byte) bool {
+	defer clear(a)
+	defer clear(b)
+	return bytes.Equal(a, b)
+}
+
 // String implements fmt.Stringer. It never returns the secret.
 func (v Value) String() string { return v.text.String() }
 
@@ -123,6 +147,13 @@ func newResolveResponse(m *secretbrokerv1.ResolveResponse) *ResolveResponse {
 		r.Errors[name] = newConfigError(name, e)
 	}
 	return r
+}
+
+// wipe overwrites the values of an answer.
+func (r *ResolveResponse) wipe() {
+	for _, v := range r.Values {
+		v.Wipe()
+	}
 }
 
 func newConfigError(config string, e *secretbrokerv1.ConfigError) ConfigError {

@@ -70,6 +70,18 @@ func NewValue(b []byte) Value {
 	return v
 }
 
+// Clone returns a Value with a copy of the bytes, which the caller owns.
+func (v Value) Clone() Value {
+	b := v.open()
+	defer v.close()
+	if b == nil {
+		return Value{}
+	}
+	out, to := newValue(len(b))
+	copy(to, b)
+	return out
+}
+
 // Wipe overwrites the bytes with zeros before it returns. It waits for concurrent
 // readers. Reading the value afterwards panics: a password that silently became
 // empty would be worse. A second Wipe does nothing.
