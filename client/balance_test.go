@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,21 +35,34 @@ func newReplicas(t *testing.T, n int, balance client.Balance) *replicas {
 	r.cfg.Balance = balance
 	for i := range n {
 		b := startBroker(authority, func(ctx context.Context, in *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error) {
-			md, _ := metadata.FromIncomingContext(ctx)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if r.by[in.GetIntegrationId()] == nil {
-				r.by[in.GetIntegrationId()] = make(map[int]int)
-			}
-			r.by[in.GetIntegrationId()][i]++
-			r.headers[strings.Join(md.Get("x-secretbroker-integration"), ",")] = true
+			r.record(ctx, i, in.GetIntegrationId())
 			return echo(ctx, in)
+		})
+		b.watched.Store(func(ctx context.Context, in *secretbrokerv1.WatchRequest) *secretbrokerv1.WatchResponse {
+			var ids []string
+			for _, set := range in.GetSets() {
+				ids = append(ids, set.GetIntegrationId())
+			}
+			r.record(ctx, i, strings.Join(slices.Compact(ids), " "))
+			return &secretbrokerv1.WatchResponse{Complete: true}
 		})
 		t.Cleanup(b.stop)
 		r.brokers = append(r.brokers, b)
 		r.cfg.Addrs = append(r.cfg.Addrs, b.addr)
 	}
 	return r
+}
+
+// record notes that a replica answered a call.
+func (r *replicas) record(ctx context.Context, replica int, integration string) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by[integration] == nil {
+		r.by[integration] = make(map[int]int)
+	}
+	r.by[integration][replica]++
+	r.headers[strings.Join(md.Get("x-secretbroker-integration"), ",")] = true
 }
 
 // ask makes calls for several integrations, several for each.
@@ -131,6 +145,37 @@ func TestBalanceIntegration(t *testing.T) {
 	r.ask(t, c, 60, 2)
 	if calls, _ := r.answered(); calls[0] != 0 || calls[1] == 0 || calls[2] == 0 {
 		t.Errorf("after the end of replica 0: %v", calls)
+	}
+}
+
+// A Watch of one integration goes to the replica of its calls, and one of several to any.
+func TestBalanceWatch(t *testing.T) {
+	t.Parallel()
+	r := newReplicas(t, 3, client.BalanceIntegration)
+	c := r.client(t)
+	r.settle(t, c)
+	for _, ids := range [][]string{{"i1", "i1"}, {"i2"}, {"i1", "i2"}} {
+		var sets []client.WatchSet
+		for _, id := range ids {
+			sets = append(sets, client.WatchSet{IntegrationID: id, Configs: map[string]string{"a": "b"}})
+		}
+		for _, err := range c.Watch(t.Context(), client.WatchRequest{Sets: sets}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	r.ask(t, c, 3, 1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range []string{"i1", "i2"} {
+		if by := r.by[id]; len(by) != 1 {
+			t.Errorf("%s was answered by several replicas: %v", id, by)
+		}
+	}
+	if by := r.by["i1 i2"]; len(by) != 1 || !r.headers[""] {
+		t.Errorf("the Watch of both: %v, headers %v", by, r.headers)
 	}
 }
 

@@ -66,12 +66,28 @@ type broker struct {
 	tls    atomic.Pointer[tls.Config]
 	answer atomic.Pointer[answerFunc]
 	check  atomic.Pointer[checkFunc] // answers Check; nil: unimplemented
+	watchService
 	calls  atomic.Int32
 	policy policyService
 	manage integrationService
 
 	mu    sync.Mutex
 	conns []net.Conn // all connections so far
+}
+
+// watchService answers Watch with one message, and keeps the stream open.
+type watchService struct {
+	secretbrokerv1.UnimplementedWatchServiceServer
+	watched atomic.Value // func(context.Context, *WatchRequest) *WatchResponse
+}
+
+func (s *watchService) Watch(in *secretbrokerv1.WatchRequest, stream grpc.ServerStreamingServer[secretbrokerv1.WatchResponse]) error {
+	answer := s.watched.Load().(func(context.Context, *secretbrokerv1.WatchRequest) *secretbrokerv1.WatchResponse)
+	if err := stream.Send(answer(stream.Context(), in)); err != nil {
+		return err
+	}
+	<-stream.Context().Done()
+	return nil
 }
 
 type answerFunc func(context.Context, *secretbrokerv1.ResolveRequest) (*secretbrokerv1.ResolveResponse, error)
@@ -91,6 +107,7 @@ func startBroker(authority *trusttest.CA, answer answerFunc) *broker {
 		grpc.MaxSendMsgSize(64<<20),
 	)
 	secretbrokerv1.RegisterResolverServiceServer(b.server, b)
+	secretbrokerv1.RegisterWatchServiceServer(b.server, &b.watchService)
 	secretbrokerv1.RegisterPolicyServiceServer(b.server, &b.policy)
 	secretbrokerv1.RegisterIntegrationServiceServer(b.server, &b.manage)
 	go func() {
