@@ -26,6 +26,7 @@ import (
 // the test sets, and the test sends the messages of Watch.
 type stub struct {
 	secretbrokerv1.ResolverServiceClient // nil: the other methods are not called
+	secretbrokerv1.WatchServiceClient    // nil
 
 	api *Client
 	log asynctest.Buffer
