@@ -17,11 +17,11 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// storm makes 240 changes at the same time, without an etag, by services in turn:
+// storm makes 120 changes at the same time, without an etag, by services in turn:
 // grants, most of which are revoked again.
 func storm(t *testing.T, b *bench, services ...*manage.Service) {
 	t.Helper()
-	const grants, kept = 128, 8 // one in so many
+	const grants, kept = 64, 8 // one in so many
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	reasons := make(map[secret.Reason]int)
