@@ -4,10 +4,8 @@ import com.google.common.util.concurrent.ListenableFuture;
 import com.google.protobuf.Duration;
 import io.github.secretbroker.connect.BrokerChannels.Link;
 import io.github.secretbroker.connect.TlsFiles.UnusableException;
-import io.github.secretbroker.v1.ConfigError;
 import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
-import io.github.secretbroker.v1.ResolvedConfig;
 import io.grpc.CallOptions;
 import io.grpc.ManagedChannel;
 import io.grpc.MethodDescriptor;
@@ -18,7 +16,6 @@ import io.grpc.netty.NettyChannelBuilder;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
 import io.grpc.stub.ClientCalls;
 import io.netty.channel.ChannelOption;
-import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -119,15 +116,54 @@ final class BrokerConnection implements AutoCloseable {
    * @throws BrokerException if a reference could not be resolved
    */
   Answer resolve(String integration, List<String> references) throws BrokerException {
-    return resolve(integration, references, settings.maxAge());
+    return resolve(request(integration, references, settings.maxAge()), deadline());
   }
 
   /** Like the other method, with the maximum age of values, counted from their read; null for any. */
   Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
+    return resolve(request(integration, references, maxAge), deadline());
+  }
+
+  /**
+   * Like the other method, with a request of {@link #request}.
+   *
+   * @param end the {@link System#nanoTime} until which the call may take; see {@link #deadline}
+   */
+  Answer resolve(ResolveRequest request, long end) throws BrokerException {
     long began = System.nanoTime();
-    Call call = new Call(request(integration, references, maxAge), references.size(), began + settings.timeout().toNanos());
+    Call call = new Call(request, end);
     call.unreachable = outage.arrive(began);
     return resolve(call, began);
+  }
+
+  /** Returns the end of a call that begins now. */
+  long deadline() {
+    return System.nanoTime() + settings.timeout().toNanos();
+  }
+
+  /** Returns the maximum age of values in the settings, null for no maximum. */
+  java.time.Duration maxAge() {
+    return settings.maxAge();
+  }
+
+  /** Reports whether the last call could not reach a broker. */
+  boolean unreachable() {
+    return outage.lasts();
+  }
+
+  /** Counts a set of references that was answered by another call, after a wait in nanoseconds. */
+  void joined(int references, long took) {
+    statistics.joined(references, took);
+  }
+
+  /** Returns the error of a call that waited for another one until its own end. */
+  BrokerException unanswered() {
+    return BrokerException.of(Status.DEADLINE_EXCEEDED.asRuntimeException(), settings.brokers(), tls.describe());
+  }
+
+  /** Returns the error of a call whose thread was interrupted. */
+  BrokerException interrupted() {
+    return BrokerException.of(Status.CANCELLED.asRuntimeException(), settings.brokers(), tls.describe());
   }
 
   /**
@@ -137,7 +173,7 @@ final class BrokerConnection implements AutoCloseable {
   Answer resolveAtStartup(String integration, List<String> references) throws BrokerException {
     long began = System.nanoTime();
     long most = Math.max(settings.startupTimeout().toNanos(), settings.timeout().toNanos());
-    Call call = new Call(request(integration, references, settings.maxAge()), references.size(), began + most);
+    Call call = new Call(request(integration, references, settings.maxAge()), began + most);
     call.startup = true;
     outage.arrive(began);
     return resolve(call, began);
@@ -158,9 +194,9 @@ final class BrokerConnection implements AutoCloseable {
     private int attempts;
     private long logged; // the time of the last log at startup
 
-    Call(ResolveRequest request, int references, long end) {
+    Call(ResolveRequest request, long end) {
       this.request = request;
-      this.references = references;
+      this.references = request.getConfigsCount();
       this.end = end;
     }
   }
@@ -209,7 +245,8 @@ final class BrokerConnection implements AutoCloseable {
     }
   }
 
-  private static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
+  /** Returns the request for these references, with the names k0, k1 and so on. */
+  static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
     ResolveRequest.Builder request = ResolveRequest.newBuilder().setIntegrationId(integration).setAllowPartial(true);
     for (int i = 0; i < references.size(); i++) {
       request.putConfigs("k" + i, references.get(i));
@@ -244,7 +281,7 @@ final class BrokerConnection implements AutoCloseable {
       throw told;
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
-      throw BrokerException.of(Status.CANCELLED.asRuntimeException(), settings.brokers(), tls.describe());
+      throw interrupted();
     } finally {
       if (link != null) {
         channels.release(link);
@@ -253,7 +290,7 @@ final class BrokerConnection implements AutoCloseable {
     String integration = call.request.getIntegrationId();
     LOG.debug("Integration {}: {} of {} references resolved, request {}",
         integration, response.getConfigsCount(), call.references, response.getRequestId());
-    return answer(integration, call.references, response);
+    return Answer.of(integration, call.references, response);
   }
 
   /**
@@ -285,64 +322,6 @@ final class BrokerConnection implements AutoCloseable {
     } finally {
       response.cancel(true); // has no effect after a response
     }
-  }
-
-  /** Returns a usable value for every reference, or throws. */
-  private static Answer answer(String integration, int count, ResolveResponse response) throws BrokerException {
-    List<BrokerException.Fault> faults = new ArrayList<>();
-    List<String> values = new ArrayList<>(count);
-    Long timeLeft = null;
-    int stale = 0;
-    for (int i = 0; i < count; i++) {
-      String name = "k" + i;
-      ResolvedConfig config = response.getConfigsMap().get(name);
-      ConfigError error = response.getErrorsMap().get(name);
-      String unusable = unusable(config);
-      if (error != null) {
-        long retry = error.hasRetryDelay() ? BrokerException.millis(error.getRetryDelay()) : -1;
-        faults.add(new BrokerException.Fault(i, error.getReason(), error.getMessage(), retry));
-      } else if (unusable != null) {
-        faults.add(new BrokerException.Fault(i, BrokerException.UNUSABLE_VALUE, unusable, -1));
-      } else {
-        values.add(config.getValue());
-        stale += config.getStale() ? 1 : 0;
-        timeLeft = sooner(timeLeft, config);
-      }
-    }
-    if (!faults.isEmpty()) {
-      throw new BrokerException(faults, response.getRequestId());
-    }
-    if (stale > 0) {
-      LOG.warn("Integration {}: the broker cannot reach the store, {} of {} values are stale, request {}",
-          integration, stale, count, response.getRequestId());
-    }
-    return new Answer(List.copyOf(values), timeLeft);
-  }
-
-  /** Returns why a connector must not use the broker's result, or null if it may. */
-  private static String unusable(ResolvedConfig config) {
-    if (config == null) {
-      return "the broker returned no result for it; its version may be incompatible with this provider";
-    }
-    if (!config.getValue().isEmpty()) {
-      return null;
-    }
-    return config.getDecodedValue().isEmpty()
-        ? "the value is empty; set one in the secret store"
-        : "the decoded value is not text, but a connector's configuration must be; leave out ?decode=base64";
-  }
-
-  /** Returns the shorter of timeLeft, which may be null, and the time left of config, if it expires. */
-  private static Long sooner(Long timeLeft, ResolvedConfig config) {
-    if (!config.hasTimeLeft()) {
-      return timeLeft;
-    }
-    Duration left = config.getTimeLeft();
-    long ms = left.getSeconds() >= Long.MAX_VALUE / 2000 ? Long.MAX_VALUE / 2 : left.getSeconds() * 1000 + left.getNanos() / 1_000_000;
-    if (ms < 1) { // expired in transit; a restart now would return the same value
-      return timeLeft;
-    }
-    return timeLeft == null ? ms : Math.min(timeLeft, ms);
   }
 
   /** Returns the wait before the next attempt in milliseconds, or -1 if there must be none. */

@@ -76,6 +76,11 @@ final class BrokerException extends Exception {
     return faults.get(0).reason().equals(UNREACHABLE);
   }
 
+  /** Reports whether the error is a broker's answer. */
+  boolean fromBroker() {
+    return !requestId.isEmpty();
+  }
+
   /** Returns the minimum wait before a retry, or -1 if a person has to fix something first. */
   long retryAfterMs() {
     long longest = 0;

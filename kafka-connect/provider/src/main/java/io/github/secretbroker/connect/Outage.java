@@ -50,6 +50,11 @@ final class Outage {
     return lasts;
   }
 
+  /** Reports whether the last call could not reach a broker. */
+  synchronized boolean lasts() {
+    return lasts;
+  }
+
   /** Registers the end of a call, and whether it could not reach a broker. */
   synchronized void leave(long now, boolean unreachable) {
     calls--;

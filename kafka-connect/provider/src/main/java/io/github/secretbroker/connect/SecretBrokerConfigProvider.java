@@ -1,6 +1,5 @@
 package io.github.secretbroker.connect;
 
-import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -35,16 +34,32 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final String OWN_CONFIGURATION = "org.apache.kafka.common.config.AbstractConfig";
   private static final String CONNECTOR_CONFIGURATION = "org.apache.kafka.connect.runtime.WorkerConfigTransformer";
 
-  private volatile BrokerConnection connection;
+  private final long hold;
+  private volatile Configured configured; // null before configure and after close
+
+  /** What {@link #configure} has created. */
+  private record Configured(BrokerConnection broker, SharedCalls calls) {
+    void close() {
+      calls.close();
+      broker.close();
+    }
+  }
 
   /** For {@link java.util.ServiceLoader} and the worker. */
-  public SecretBrokerConfigProvider() {}
+  public SecretBrokerConfigProvider() {
+    this(SharedCalls.HOLD);
+  }
+
+  /** @param hold how long answers are shared, in nanoseconds */
+  SecretBrokerConfigProvider(long hold) {
+    this.hold = hold;
+  }
 
   @Override
-  public void configure(Map<String, ?> configs) {
-    Settings settings = Settings.parse(configs);
-    BrokerConnection previous = connection;
-    connection = BrokerConnection.acquire(settings);
+  public synchronized void configure(Map<String, ?> configs) {
+    BrokerConnection broker = BrokerConnection.acquire(Settings.parse(configs));
+    Configured previous = configured;
+    configured = new Configured(broker, new SharedCalls(broker, hold));
     if (previous != null) {
       previous.close();
     }
@@ -67,20 +82,20 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
    */
   @Override
   public ConfigData get(String path, Set<String> keys) {
-    BrokerConnection broker = connection;
-    if (broker == null) {
+    Configured now = configured;
+    if (now == null) {
       throw new ConfigException("secretbroker: the provider is not configured, or was closed");
     }
     if (keys.isEmpty()) {
       return new ConfigData(Map.of());
     }
     checkPath(path);
-    List<String> references = new ArrayList<>(keys);
+    List<String> references = keys.stream().sorted().toList(); // so that equal sets are equal requests
     Answer answer;
     try {
       answer = !BrokerConnection.everResolved() && ownConfiguration()
-          ? broker.resolveAtStartup(path, references)
-          : broker.resolve(path, references);
+          ? now.broker().resolveAtStartup(path, references)
+          : now.calls().resolve(path, references);
     } catch (BrokerException e) {
       LOG.debug("The call to the broker failed", e);
       throw new ConfigException(e.describe(path, references));
@@ -147,10 +162,10 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   /** Closes the connection, unless other providers still use it. */
   @Override
   public synchronized void close() {
-    BrokerConnection broker = connection;
-    connection = null;
-    if (broker != null) {
-      broker.close();
+    Configured previous = configured;
+    configured = null;
+    if (previous != null) {
+      previous.close();
     }
   }
 }

@@ -36,6 +36,7 @@ final class Statistics implements DynamicMBean {
   private final LongAdder failed = new LongAdder();
   private final LongAdder references = new LongAdder();
   private final LongAdder retried = new LongAdder();
+  private final LongAdder joined = new LongAdder();
   private final LongAdder nanos = new LongAdder();
   private final AtomicLong slowest = new AtomicLong();
   private volatile long lastSuccess; // System.nanoTime, 0 for none
@@ -45,6 +46,7 @@ final class Statistics implements DynamicMBean {
   private Statistics() {
     number("resolve-total", "Sets of references that were resolved.", resolved::sum);
     number("resolve-failed-total", "Sets of references that could not be resolved.", failed::sum);
+    number("resolve-shared-total", "Those of resolve-total that were answered by another call.", joined::sum);
     number("reference-total", "References that were resolved.", references::sum);
     number("retry-total", "Attempts after the first.", retried::sum);
     time("resolve-time-avg", "The average time to resolve a set of references, including retries, in milliseconds.", this::average);
@@ -106,6 +108,12 @@ final class Statistics implements DynamicMBean {
     time(took);
     long now = System.nanoTime();
     lastSuccess = now == 0 ? 1 : now;
+  }
+
+  /** Counts a set of references that another call has answered. */
+  void joined(int count, long took) {
+    joined.increment();
+    answered(count, took);
   }
 
   void failed(long took) {

@@ -70,7 +70,7 @@ final class Bench implements AutoCloseable {
   }
 
   SecretBrokerConfigProvider provider(Map<String, String> settings) {
-    SecretBrokerConfigProvider provider = new SecretBrokerConfigProvider();
+    SecretBrokerConfigProvider provider = new SecretBrokerConfigProvider(0); // each call that begins later is its own
     provider.configure(settings);
     providers.add(provider);
     return provider;

@@ -163,7 +163,7 @@ class FailureTest {
   @Test
   void aSlowStoreAfterAnOutageHasTheWholeTimeout() throws Exception {
     Map<String, String> settings = bench.settings();
-    settings.put("timeout.ms", "9000");
+    settings.put("timeout.ms", "4000");
     SecretBrokerConfigProvider patient = bench.provider(settings);
     int port = bench.broker.port();
     bench.broker.close();

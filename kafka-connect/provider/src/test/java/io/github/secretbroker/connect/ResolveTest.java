@@ -120,19 +120,19 @@ class ResolveTest {
     bench.broker.answer = request -> {
       ResolveResponse.Builder response = ResolveResponse.newBuilder().setRequestId("request-9")
           .putConfigs("k0", value("canary").build());
-      response.putErrors("k1", ConfigError.newBuilder().setReason("SECRET_NOT_FOUND").setMessage("fix the name").build());
-      response.putErrors("k2", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("no '::'").build());
-      response.putErrors("k3", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad name").build());
-      response.putErrors("k4", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad store").build());
+      response.putErrors("k1", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad store").build());
+      response.putErrors("k2", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("bad name").build());
+      response.putErrors("k3", ConfigError.newBuilder().setReason("SECRET_NOT_FOUND").setMessage("fix the name").build());
+      response.putErrors("k4", ConfigError.newBuilder().setReason("INVALID_REFERENCE").setMessage("no '::'").build());
       return response.build();
     };
     String text = failure(provider, REFERENCE, "https://v.vault.azure.net::gone", "pasted-canary",
         "https://v.vault.azure.net::bad_canary", "https://u:canary@v.vault.azure.net::n");
     assertEquals("secretbroker: 4 of 5 references through integration cspi cannot be resolved (request request-9)\n"
-        + "  SECRET_NOT_FOUND for https://v.vault.azure.net::gone: fix the name\n"
-        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: no '::'\n"
+        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: bad store\n"
         + "  INVALID_REFERENCE for https://v.vault.azure.net::...: bad name\n"
-        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: bad store", text);
+        + "  SECRET_NOT_FOUND for https://v.vault.azure.net::gone: fix the name\n"
+        + "  INVALID_REFERENCE for a reference that is not shown because it may be a value: no '::'", text);
   }
 
   @Test
