@@ -33,7 +33,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help abuse build test test-connect test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability reliability-watch vuln ci
+.PHONY: help abuse build test test-connect test-connect-outage test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability reliability-watch vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ connect-jar: ## build the jar for Kafka Connect's plugin.path
 test-connect: build ## test the config provider on a real Kafka Connect worker (Java 17, Maven, PostgreSQL)
 	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify
 	@grep -h '^Tests run' kafka-connect/*/target/*-reports/*.txt
+
+test-connect-outage: build ## test a worker whose 30 connectors with 10 tasks each start while its broker is down
+	$(MVN) -f kafka-connect/pom.xml $(if $(KAFKA),-Pkafka-$(KAFKA)) verify -Dtest=none -Dsurefire.failIfNoSpecifiedTests=false \
+		-Dit.test=OutageIT -Dfailsafe.failIfNoSpecifiedTests=false -Doutage.connectors=30 -Doutage.tasks=10
+	@grep -h '^Tests run' kafka-connect/worker-tests/target/*-reports/*.txt
 
 # Older versions of the worker, each with a profile in kafka-connect/worker-tests/pom.xml.
 OLDER_KAFKA := 4.3 4.0 3.9 3.7

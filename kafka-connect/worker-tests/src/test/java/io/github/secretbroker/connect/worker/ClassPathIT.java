@@ -13,12 +13,13 @@ import java.util.stream.Stream;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.serialization.StringSerializer;
-import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.extension.ExtendWith;
 
 /** Tests the jar on the class path of the processes that load config providers only from there. */
+@ExtendWith(World.Shared.class)
 class ClassPathIT {
   private static final Duration SOON = Duration.ofSeconds(60);
 
@@ -28,32 +29,12 @@ class ClassPathIT {
   private static String classPath;
 
   @BeforeAll
-  static void start() throws IOException {
-    dir = World.fresh(Path.of(System.getProperty("work.dir") + "-classpath"));
-    broker = new Broker(World.created(dir.resolve("broker")));
-    try (Stream<Path> jars = Files.list(Path.of(System.getProperty("provider.plugin")))) {
-      classPath = java.io.File.pathSeparator + jars.filter(f -> f.toString().endsWith(".jar")).findFirst().orElseThrow();
-    }
-    broker.set("connect-rack", "rack-of-the-vault");
-    kafka = new KafkaServer(World.created(dir.resolve("kafka")), providers() + "broker.rack="
-        + Broker.placeholder("connect-rack") + "\n", classPath);
+  static void start(World world) {
+    dir = World.created(world.dir.resolve("classpath"));
+    broker = world.broker;
+    kafka = world.kafka;
+    classPath = Plugins.classPath();
     broker.set("connect-bootstrap", kafka.bootstrap());
-  }
-
-  @AfterAll
-  static void stop() {
-    if (kafka != null) {
-      kafka.close();
-    }
-    broker.close();
-  }
-
-  private static String providers() {
-    StringBuilder text = new StringBuilder("config.providers=secretbroker\n"
-        + "config.providers.secretbroker.class=io.github.secretbroker.connect.SecretBrokerConfigProvider\n");
-    broker.params().forEach((name, value) ->
-        text.append("config.providers.secretbroker.param.").append(name).append('=').append(value).append('\n'));
-    return text.toString();
   }
 
   @Test
@@ -67,14 +48,14 @@ class ClassPathIT {
 
   @Test
   void aKafkaServer() {
-    assertEquals(List.of("rack-of-the-vault"), kafka.racks());
+    assertEquals(List.of(World.RACK), kafka.racks());
   }
 
   @Test
   void aKafkaClient() {
     produce("client-topic", "x");
     Path settings = dir.resolve("client.properties");
-    Child.write(settings, providers() + "bootstrap.servers=" + Broker.placeholder("connect-bootstrap") + "\n");
+    Child.write(settings, Plugins.providers(broker) + "bootstrap.servers=" + Broker.placeholder("connect-bootstrap") + "\n");
     String classes = java.io.File.pathSeparator + Path.of(System.getProperty("test.classes"));
     Path log = dir.resolve("client.log");
     Child.run(log, dir, KafkaServer.java(classPath + classes, ClientMain.class.getName(), 128, settings.toString()));
@@ -89,7 +70,7 @@ class ClassPathIT {
         "Maven Central has no MirrorMaker of this version");
     produce("mirrored", "a record");
     Path settings = dir.resolve("mm2.properties");
-    Child.write(settings, providers() + String.join("\n",
+    Child.write(settings, Plugins.providers(broker) + String.join("\n",
         "clusters=a,b",
         "a.bootstrap.servers=" + Broker.placeholder("connect-bootstrap"),
         "b.bootstrap.servers=" + Broker.placeholder("connect-bootstrap"),

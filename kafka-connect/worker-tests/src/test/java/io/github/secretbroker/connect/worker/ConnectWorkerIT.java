@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
@@ -14,17 +15,18 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.MethodOrderer;
 import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestMethodOrder;
+import org.junit.jupiter.api.extension.ExtendWith;
 
 /**
  * Tests a real distributed worker whose connectors get their secrets from a real broker. All passwords
  * contain the word "canary"; the last test searches for it in everything that a worker writes.
  */
+@ExtendWith(World.Shared.class)
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class ConnectWorkerIT {
   private static final Duration SOON = Duration.ofSeconds(30);
@@ -35,16 +37,9 @@ class ConnectWorkerIT {
   private static Worker worker;
 
   @BeforeAll
-  static void start() {
-    world = new World();
+  static void start(World shared) {
+    world = shared;
     worker = world.worker;
-  }
-
-  @AfterAll
-  static void stop() {
-    if (world != null) {
-      world.close();
-    }
   }
 
   /** The class of Kafka's FileStream source, or a replacement. */
@@ -314,6 +309,26 @@ class ConnectWorkerIT {
         jdbcSink("people", Broker.placeholder("connect-db::user"), Broker.placeholder("connect-db::password"))));
     assertEquals(200, sink.status(), sink.text());
     assertFalse(leaks(sink.text()), "a password");
+  }
+
+  /**
+   * Connect resolves the configuration of a connector several times, and that of each task twice. It made 23
+   * calls before calls for the same references shared one.
+   */
+  @Test
+  @Order(12)
+  void theTasksOfAConnectorShareCalls() {
+    world.broker.set("connect-ten", "ten-canary");
+    assertEquals(201, worker.create("ten", Map.of("connector.class", TasksConnector.class.getName(),
+        "tasks.max", "10", TasksConnector.SECRET, Broker.placeholder("connect-ten"))).status());
+    Child.await("ten tasks run", SOON, () -> {
+      JsonNode status = worker.status("ten");
+      return status != null && count(status.toString(), "RUNNING") == 11;
+    });
+    long calls = world.broker.audit().lines().filter(l -> l.contains("connect-ten")).count();
+    System.out.println("Kafka " + VERSION + ": a connector with 10 tasks has made " + calls + " calls to start");
+    assertTrue(calls > 0 && calls < 23, calls + " calls");
+    worker.delete("ten");
   }
 
   private static Map<String, String> withName(String name, Map<String, String> config) {

@@ -15,12 +15,19 @@ import org.junit.jupiter.api.MethodOrderer;
 import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestMethodOrder;
+import org.junit.jupiter.api.extension.ExtendWith;
 
-/** Tests a real worker with many tasks while its broker is down. */
+/**
+ * Tests a real worker with many tasks while its broker is down. The number of connectors and tasks is that
+ * of worker-tests/pom.xml, or of make test-connect-outage.
+ */
+@ExtendWith(World.Shared.class)
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class OutageIT {
-  private static final int CONNECTORS = 30;
-  private static final int TASKS = 10;
+  private static final int CONNECTORS = Integer.getInteger("outage.connectors");
+  private static final int TASKS = Integer.getInteger("outage.tasks");
+  /** The time if each call waited for two seconds: eight threads make them. */
+  private static final long TWO_SECONDS_EACH = CONNECTORS * (1 + TASKS) * 2_000L / 8;
   private static final Duration ALL = Duration.ofSeconds(180);
   private static final String VERSION = System.getProperty("kafka.version");
 
@@ -30,14 +37,12 @@ class OutageIT {
   private static Worker worker;
 
   @BeforeAll
-  static void start() {
-    dir = World.fresh(Path.of(System.getProperty("work.dir") + "-outage"));
-    broker = new Broker(World.created(dir.resolve("broker")));
-    broker.set("connect-tasks", "canary");
-    kafka = new KafkaServer(World.created(dir.resolve("kafka")));
-    worker = new Worker(World.created(dir.resolve("worker")), kafka, broker.params(),
-        Map.of("plugin.path", Plugins.path(dir.resolve("plugins"))), 1024);
-    worker.start();
+  static void start(World world) {
+    dir = World.created(world.dir.resolve("outage"));
+    broker = world.broker;
+    kafka = world.kafka;
+    worker = world.worker;
+    broker.set("connect-tasks", "idle");
     for (int i = 0; i < CONNECTORS; i++) {
       assertEquals(201, worker.create("c" + i, Map.of("connector.class", TasksConnector.class.getName(),
           "tasks.max", String.valueOf(TASKS), TasksConnector.SECRET, Broker.placeholder("connect-tasks"))).status());
@@ -47,14 +52,8 @@ class OutageIT {
 
   @AfterAll
   static void stop() {
-    for (AutoCloseable c : new AutoCloseable[] {worker, kafka, broker}) {
-      try {
-        if (c != null) {
-          c.close();
-        }
-      } catch (Exception e) {
-        throw new IllegalStateException(e);
-      }
+    for (int i = 0; i < CONNECTORS; i++) {
+      worker.delete("c" + i);
     }
   }
 
@@ -77,7 +76,8 @@ class OutageIT {
     Worker.Answer answer = worker.get("/connectors?expand=status");
     int found = 0;
     if (answer.status() == 200) {
-      for (JsonNode connector : answer.body()) {
+      for (int i = 0; i < CONNECTORS; i++) {
+        JsonNode connector = answer.body().path("c" + i);
         found += connector.at("/status/connector/state").asText().equals(state) ? 1 : 0;
         for (JsonNode task : connector.at("/status/tasks")) {
           found += task.path("state").asText().equals(state) ? 1 : 0;
@@ -102,7 +102,7 @@ class OutageIT {
     long took = awaitAll("FAILED");
     System.out.println("Kafka " + VERSION + ", " + how + ": " + CONNECTORS + " connectors with " + TASKS
         + " tasks each have failed " + took + " ms after the worker was ready (" + ready + " ms)");
-    assertTrue(took < 45_000, "it took " + took + " ms");
+    assertTrue(took < TWO_SECONDS_EACH * 6 / 10, "it took " + took + " ms");
     assertTrue(worker.status("c0").at("/connector/trace").asText().contains("SECRETBROKER_UNREACHABLE"));
     Pattern left = Pattern.compile("poll timeout has expired|sending LeaveGroup request");
     assertFalse(left.matcher(worker.log().substring(log)).find(), "the worker left its group");
@@ -151,12 +151,15 @@ class OutageIT {
   void theWorkersOwnConfigurationWaitsForTheBroker() {
     broker.set("connect-client", "own-client-id");
     broker.stop();
-    Map<String, String> own = Map.of("client.id", Broker.placeholder("connect-client"), "group.id", "others",
+    Map<String, String> params = broker.params();
+    params.put("timeout.ms", "1000");
+    Map<String, String> own = Map.of("plugin.discovery", Worker.MANIFESTS,
+        "client.id", Broker.placeholder("connect-client"), "group.id", "others",
         "config.storage.topic", "others-configs", "offset.storage.topic", "others-offsets", "status.storage.topic", "others-status");
-    try (Worker other = new Worker(World.created(dir.resolve("own")), kafka, broker.params(), own, 512)) {
+    try (Worker other = new Worker(World.created(dir.resolve("own")), kafka, params, own, 512)) {
       other.launch();
       Child.await("the worker waits", ALL, () -> other.log().contains("Waiting at most"));
-      Child.await("the timeout of a call is over", ALL, new AfterMillis(7000));
+      Child.await("the timeout of a call is over", ALL, new AfterMillis(2500));
       broker.start();
       other.awaitReady();
       assertTrue(other.log().contains("own-client-id"), "the worker's client.id");

@@ -7,18 +7,47 @@ import java.nio.file.Path;
 import java.util.Comparator;
 import java.util.Map;
 import java.util.stream.Stream;
+import org.junit.jupiter.api.extension.ExtensionContext;
+import org.junit.jupiter.api.extension.ParameterContext;
+import org.junit.jupiter.api.extension.ParameterResolver;
 
-/** One Kafka, worker, broker and PostgreSQL for all tests, because starting them takes half a minute. */
+/**
+ * One Kafka, worker, broker and PostgreSQL for the tests of all classes, because starting them takes half a
+ * minute. The Kafka server also has the provider on its class path, and a placeholder in its properties.
+ */
 final class World implements AutoCloseable {
+  /** The value of the placeholder in the properties of the Kafka server. */
+  static final String RACK = "rack-of-the-vault";
+
   final Path dir = fresh(Path.of(System.getProperty("work.dir")));
   final Broker broker = new Broker(created(dir.resolve("broker")));
   final Postgres postgres = new Postgres();
-  final KafkaServer kafka = new KafkaServer(created(dir.resolve("kafka")));
+  final KafkaServer kafka = startKafka();
   final Worker worker = new Worker(created(dir.resolve("worker")), kafka, params(),
-      Map.of("plugin.path", Plugins.path(dir.resolve("plugins"))), 512);
+      Map.of("plugin.path", Plugins.path(dir.resolve("plugins"))), 1024);
 
-  World() {
+  private World() {
     worker.start();
+  }
+
+  /** Passes the world to the tests. It is closed after the last test of all classes. */
+  static final class Shared implements ParameterResolver {
+    @Override
+    public boolean supportsParameter(ParameterContext parameter, ExtensionContext context) {
+      return parameter.getParameter().getType() == World.class;
+    }
+
+    @Override
+    public Object resolveParameter(ParameterContext parameter, ExtensionContext context) {
+      return context.getRoot().getStore(ExtensionContext.Namespace.GLOBAL)
+          .getOrComputeIfAbsent(World.class, key -> new World(), World.class);
+    }
+  }
+
+  private KafkaServer startKafka() {
+    broker.set("connect-rack", RACK);
+    return new KafkaServer(created(dir.resolve("kafka")),
+        Plugins.providers(broker) + "broker.rack=" + Broker.placeholder("connect-rack") + "\n", Plugins.classPath());
   }
 
   private Map<String, String> params() {
