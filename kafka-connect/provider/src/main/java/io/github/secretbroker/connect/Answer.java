@@ -12,10 +12,11 @@ import org.slf4j.LoggerFactory;
 /**
  * The values of the requested references, in the order of the request.
  *
+ * @param versions of the secrets, in the same order
  * @param timeLeftMs the time until the first of the secrets expires, in milliseconds and at least
  *     one; null if none of them expires
  */
-record Answer(List<String> values, Long timeLeftMs) {
+record Answer(List<String> values, List<String> versions, Long timeLeftMs) {
   private static final Logger LOG = LoggerFactory.getLogger(Answer.class);
 
   /** Shows no value. */
@@ -28,6 +29,7 @@ record Answer(List<String> values, Long timeLeftMs) {
   static Answer of(String integration, int count, ResolveResponse response) throws BrokerException {
     List<BrokerException.Fault> faults = new ArrayList<>();
     List<String> values = new ArrayList<>(count);
+    List<String> versions = new ArrayList<>(count);
     Long timeLeft = null;
     int stale = 0;
     for (int i = 0; i < count; i++) {
@@ -42,6 +44,7 @@ record Answer(List<String> values, Long timeLeftMs) {
         faults.add(new BrokerException.Fault(i, BrokerException.UNUSABLE_VALUE, unusable, -1));
       } else {
         values.add(config.getValue());
+        versions.add(config.getVersion());
         stale += config.getStale() ? 1 : 0;
         timeLeft = sooner(timeLeft, config);
       }
@@ -53,7 +56,7 @@ record Answer(List<String> values, Long timeLeftMs) {
       LOG.warn("Integration {}: the broker cannot reach the store, {} of {} values are stale, request {}",
           integration, stale, count, response.getRequestId());
     }
-    return new Answer(List.copyOf(values), timeLeft);
+    return new Answer(List.copyOf(values), List.copyOf(versions), timeLeft);
   }
 
   /** Returns why a connector must not use the broker's result, or null if it may. */

@@ -2,6 +2,7 @@ package io.github.secretbroker.connect;
 
 import com.google.common.util.concurrent.ListenableFuture;
 import com.google.protobuf.Duration;
+import com.google.protobuf.Timestamp;
 import io.github.secretbroker.connect.BrokerChannels.Link;
 import io.github.secretbroker.connect.TlsFiles.UnusableException;
 import io.github.secretbroker.v1.ResolveRequest;
@@ -67,6 +68,7 @@ final class BrokerConnection implements AutoCloseable {
   private int users; // within OPEN
   private final Outage outage = new Outage();
   private final BrokerChannels channels = new BrokerChannels(this::build, outage);
+  private final Follower follower = new Follower(channels, this::errorOf);
   private final CountDownLatch closed = new CountDownLatch(1);
 
   private BrokerConnection(Settings settings) throws UnusableException {
@@ -107,6 +109,7 @@ final class BrokerConnection implements AutoCloseable {
     }
     statistics.unregister();
     closed.countDown(); // calls in progress end now
+    follower.close();
     channels.close();
   }
 
@@ -119,9 +122,29 @@ final class BrokerConnection implements AutoCloseable {
     return resolve(request(integration, references, settings.maxAge()), deadline());
   }
 
-  /** Like the other method, with the maximum age of values, counted from their read; null for any. */
-  Answer resolve(String integration, List<String> references, java.time.Duration maxAge) throws BrokerException {
-    return resolve(request(integration, references, maxAge), deadline());
+  /**
+   * Like the other method, but the broker must have begun to read the values at or after a time.
+   *
+   * @param maxAge the maximum age of values, counted from their read; null for any
+   * @param since by a broker's clock, from a notice; null for any
+   */
+  Answer resolveSince(String integration, List<String> references, java.time.Duration maxAge, Timestamp since)
+      throws BrokerException {
+    long end = deadline();
+    ResolveRequest request = request(integration, references, maxAge);
+    if (since == null) {
+      return resolve(request, end);
+    }
+    try {
+      return resolve(request.toBuilder().setNotReadBefore(since).build(), end);
+    } catch (BrokerException e) {
+      if (!e.faults().get(0).reason().equals("INVALID_REQUEST")) {
+        throw e;
+      }
+      // The clock of the broker is behind that of the one that sent the notice. A read of the store now is
+      // as good.
+      return resolve(request(integration, references, java.time.Duration.ZERO), end);
+    }
   }
 
   /**
@@ -158,12 +181,21 @@ final class BrokerConnection implements AutoCloseable {
 
   /** Returns the error of a call that waited for another one until its own end. */
   BrokerException unanswered() {
-    return BrokerException.of(Status.DEADLINE_EXCEEDED.asRuntimeException(), settings.brokers(), tls.describe());
+    return errorOf(Status.DEADLINE_EXCEEDED.asRuntimeException());
   }
 
   /** Returns the error of a call whose thread was interrupted. */
   BrokerException interrupted() {
-    return BrokerException.of(Status.CANCELLED.asRuntimeException(), settings.brokers(), tls.describe());
+    return errorOf(Status.CANCELLED.asRuntimeException());
+  }
+
+  private BrokerException errorOf(StatusRuntimeException e) {
+    return BrokerException.of(e, settings.brokers(), tls.describe());
+  }
+
+  /** Returns what tells subscribers of changes. It ends with the connection. */
+  Follower follower() {
+    return follower;
   }
 
   /**
@@ -274,7 +306,7 @@ final class BrokerConnection implements AutoCloseable {
       long end = sooner(call.end, System.nanoTime() + settings.timeout().toNanos());
       response = exchange(link, call.request, impatient ? sooner(outage.end(link.began), end) : end, end);
     } catch (StatusRuntimeException e) {
-      BrokerException told = BrokerException.of(e, settings.brokers(), tls.describe());
+      BrokerException told = errorOf(e);
       if (told.unreachable() && e.getStatus().getCode() == Status.Code.DEADLINE_EXCEEDED) {
         channels.unanswered(link);
       }

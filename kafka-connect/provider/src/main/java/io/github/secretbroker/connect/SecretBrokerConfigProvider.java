@@ -38,8 +38,9 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   private volatile Configured configured; // null before configure and after close
 
   /** What {@link #configure} has created. */
-  private record Configured(BrokerConnection broker, SharedCalls calls) {
+  private record Configured(BrokerConnection broker, SharedCalls calls, Subscriptions subscriptions) {
     void close() {
+      subscriptions.close();
       calls.close();
       broker.close();
     }
@@ -59,7 +60,7 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   public synchronized void configure(Map<String, ?> configs) {
     BrokerConnection broker = BrokerConnection.acquire(Settings.parse(configs));
     Configured previous = configured;
-    configured = new Configured(broker, new SharedCalls(broker, hold));
+    configured = new Configured(broker, new SharedCalls(broker, hold), new Subscriptions(broker));
     if (previous != null) {
       previous.close();
     }
@@ -82,15 +83,12 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
    */
   @Override
   public ConfigData get(String path, Set<String> keys) {
-    Configured now = configured;
-    if (now == null) {
-      throw new ConfigException("secretbroker: the provider is not configured, or was closed");
-    }
+    Configured now = configured();
     if (keys.isEmpty()) {
       return new ConfigData(Map.of());
     }
     checkPath(path);
-    List<String> references = keys.stream().sorted().toList(); // so that equal sets are equal requests
+    List<String> references = ordered(keys);
     Answer answer;
     try {
       answer = !BrokerConnection.everResolved() && ownConfiguration()
@@ -106,6 +104,19 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     }
     // null means no time-to-live.
     return new ConfigData(values, answer.timeLeftMs());
+  }
+
+  private Configured configured() {
+    Configured now = configured;
+    if (now == null) {
+      throw new ConfigException("secretbroker: the provider is not configured, or was closed");
+    }
+    return now;
+  }
+
+  /** Returns the references in an order that is the same for equal sets. */
+  private static List<String> ordered(Set<String> keys) {
+    return keys.stream().sorted().toList();
   }
 
   /**
@@ -141,22 +152,46 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     }
   }
 
-  /** Not supported: the broker does not announce changes. Kafka Connect never calls this method. */
+  /**
+   * Calls back with the values of the references soon after this method returns, and again after each
+   * change. Callbacks run one after the other on a thread of the provider, until {@link #unsubscribe} or
+   * {@link #close}. If access to a secret is lost, there is no callback until it returns. Kafka Connect never
+   * calls this method.
+   *
+   * @throws ConfigException if a reference could not be resolved, as in {@link #get(String, Set)}; there is no
+   *     subscription then
+   */
   @Override
   public void subscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
-    throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
+    Configured now = configured();
+    checkPath(path);
+    if (keys.isEmpty()) {
+      return;
+    }
+    List<String> references = ordered(keys);
+    try {
+      now.subscriptions().subscribe(path, references, callback);
+    } catch (BrokerException e) {
+      throw new ConfigException(e.describe(path, references));
+    }
   }
 
-  /** Not supported; see {@link #subscribe}. */
+  /** Ends a subscription, if there is one. A callback may be running at this moment. */
   @Override
   public void unsubscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
-    throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
+    Configured now = configured;
+    if (now != null) {
+      now.subscriptions().unsubscribe(path, keys, callback);
+    }
   }
 
-  /** Not supported; see {@link #subscribe}. */
+  /** Ends all subscriptions; see {@link #unsubscribe}. */
   @Override
   public void unsubscribeAll() {
-    throw new UnsupportedOperationException("secretbroker: changes of secrets are not announced");
+    Configured now = configured;
+    if (now != null) {
+      now.subscriptions().unsubscribeAll();
+    }
   }
 
   /** Closes the connection, unless other providers still use it. */

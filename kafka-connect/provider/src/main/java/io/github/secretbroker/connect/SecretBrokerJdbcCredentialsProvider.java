@@ -2,7 +2,7 @@ package io.github.secretbroker.connect;
 
 import io.confluent.connect.jdbc.util.JdbcCredentials;
 import io.confluent.connect.jdbc.util.JdbcCredentialsProvider;
-import java.time.Duration;
+import java.lang.ref.Cleaner;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -24,10 +24,10 @@ public final class SecretBrokerJdbcCredentialsProvider
   private static final String USERNAME = "username.reference";
   private static final String PASSWORD = "password.reference";
 
-  /** What {@link #configure} has read. */
-  private record Configured(BrokerConnection broker, String integration, List<String> references) {}
+  /** Closes what belongs to providers that were discarded without being closed. */
+  private static final Cleaner DISCARDED = Cleaner.create();
 
-  private volatile Configured configured; // null before configure and after close
+  private volatile JdbcLogins logins; // null before configure and after close
   private final AtomicInteger refreshes = new AtomicInteger(); // that the connector has requested
   private volatile int refreshed; // the value of refreshes at the begin of the last call that read the store
 
@@ -56,10 +56,12 @@ public final class SecretBrokerJdbcCredentialsProvider
     }
     String integration = required(configs, INTEGRATION);
     List<String> references = List.of(required(configs, USERNAME), required(configs, PASSWORD));
-    Configured previous = configured;
-    configured = new Configured(BrokerConnection.acquire(Settings.parse(settings)), integration, references);
+    JdbcLogins previous = logins;
+    JdbcLogins now = new JdbcLogins(BrokerConnection.acquire(Settings.parse(settings)), integration, references);
+    DISCARDED.register(this, now::close);
+    logins = now;
     if (previous != null) {
-      previous.broker().close();
+      previous.close();
     }
   }
 
@@ -76,20 +78,22 @@ public final class SecretBrokerJdbcCredentialsProvider
   }
 
   /**
-   * Not synchronized, so that {@link #close} ends a call in progress.
+   * Returns the current credentials: those of the last notice about a change, or later ones. While no broker
+   * can be reached, it returns the last ones, until they expire or {@link #refresh} says that they do not work.
+   *
+   * <p>Not synchronized, so that {@link #close} ends a call in progress.
    *
    * @throws ConfigException if a reference could not be resolved; the message contains the reason
    */
   @Override
   public JdbcCredentials getJdbcCredentials() {
-    Configured now = configured;
+    JdbcLogins now = logins;
     if (now == null) {
       throw new ConfigException("secretbroker: the credentials provider is not configured, or was closed");
     }
     int requested = refreshes.get();
-    Duration maxAge = requested == refreshed ? null : Duration.ZERO;
     try {
-      List<String> values = now.broker().resolve(now.integration(), now.references(), maxAge).values();
+      List<String> values = now.get(requested != refreshed);
       refreshed = requested;
       return new Credentials(values.get(0), values.get(1));
     } catch (BrokerException e) {
@@ -105,10 +109,10 @@ public final class SecretBrokerJdbcCredentialsProvider
 
   @Override
   public synchronized void close() {
-    Configured previous = configured;
-    configured = null;
+    JdbcLogins previous = logins;
+    logins = null;
     if (previous != null) {
-      previous.broker().close();
+      previous.close();
     }
   }
 }

@@ -59,6 +59,7 @@ final class SharedCalls implements AutoCloseable {
     private BrokerException failure;
     private char[][] values; // null if there are none (any more)
     private long answered;
+    private List<String> versions;
     private Long timeLeftMs;
 
     Shared(long began, long joinable) {
@@ -75,6 +76,7 @@ final class SharedCalls implements AutoCloseable {
 
     void keep(Answer answer, long now, long hold) {
       values = answer.values().stream().map(String::toCharArray).toArray(char[][]::new);
+      versions = answer.versions();
       timeLeftMs = answer.timeLeftMs();
       answered = now;
       long left = timeLeftMs == null ? hold : TimeUnit.MILLISECONDS.toNanos(Math.min(timeLeftMs, 1000));
@@ -90,7 +92,7 @@ final class SharedCalls implements AutoCloseable {
         return null;
       }
       Long left = timeLeftMs == null ? null : timeLeftMs - TimeUnit.NANOSECONDS.toMillis(now - answered);
-      return new Answer(Arrays.stream(values).map(String::new).toList(), left == null || left < 1 ? null : left);
+      return new Answer(Arrays.stream(values).map(String::new).toList(), versions, left == null || left < 1 ? null : left);
     }
 
   }

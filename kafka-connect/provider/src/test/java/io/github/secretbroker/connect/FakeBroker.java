@@ -3,6 +3,8 @@ package io.github.secretbroker.connect;
 import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.github.secretbroker.v1.ResolvedConfig;
+import io.github.secretbroker.v1.WatchRequest;
+import io.github.secretbroker.v1.WatchResponse;
 import io.grpc.Context;
 import io.grpc.Contexts;
 import io.grpc.Grpc;
@@ -13,10 +15,12 @@ import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
 import io.grpc.ServerInterceptor;
 import io.grpc.ServerServiceDefinition;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.netty.GrpcSslContexts;
 import io.grpc.netty.NettyServerBuilder;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
+import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.ServerCalls;
 import io.netty.handler.ssl.ClientAuth;
 import io.netty.handler.ssl.SslContextBuilder;
@@ -25,8 +29,12 @@ import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.security.cert.X509Certificate;
 import java.util.List;
+import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CopyOnWriteArrayList;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import javax.net.ssl.SSLSession;
 
@@ -46,6 +54,11 @@ final class FakeBroker implements AutoCloseable {
   final List<String> peers = new CopyOnWriteArrayList<>();
 
   volatile Function<ResolveRequest, ResolveResponse> answer;
+  /** Called with each stream that begins. */
+  volatile Consumer<Watch> watched = watch -> { };
+
+  private final List<Watch> begun = new CopyOnWriteArrayList<>();
+  private final BlockingQueue<Watch> watches = new LinkedBlockingQueue<>();
 
   private final Server server;
 
@@ -63,6 +76,7 @@ final class FakeBroker implements AutoCloseable {
               .permitKeepAliveWithoutCalls(true)
               .intercept(new Identify())
               .addService(service())
+              .addService(watchService())
               .build()
               .start();
     } catch (IOException e) {
@@ -101,6 +115,69 @@ final class FakeBroker implements AutoCloseable {
           } catch (StatusRuntimeException e) {
             observer.onError(e);
           }
+        }))
+        .build();
+  }
+
+  /** A stream of WatchService. */
+  static final class Watch {
+    final WatchRequest request;
+    private final ServerCallStreamObserver<WatchResponse> stream;
+    private final CountDownLatch cancelled = new CountDownLatch(1);
+
+    private Watch(WatchRequest request, ServerCallStreamObserver<WatchResponse> stream) {
+      this.request = request;
+      this.stream = stream;
+      stream.setOnCancelHandler(cancelled::countDown);
+    }
+
+    synchronized void send(WatchResponse response) {
+      stream.onNext(response);
+    }
+
+    synchronized void complete() {
+      stream.onCompleted();
+    }
+
+    synchronized void fail(Status status) {
+      stream.onError(status.asRuntimeException());
+    }
+
+    boolean cancelled() {
+      return cancelled.getCount() == 0;
+    }
+
+    void awaitCancelled() {
+      Bench.await(cancelled);
+    }
+  }
+
+  /** Returns the number of streams that have begun. */
+  int watches() {
+    return begun.size();
+  }
+
+  /** Returns the number of streams that the clients have not ended. */
+  long openWatches() {
+    return begun.stream().filter(watch -> !watch.cancelled()).count();
+  }
+
+  /** Waits until the next stream begins. */
+  Watch nextWatch() throws InterruptedException {
+    Watch watch = watches.poll(30, TimeUnit.SECONDS);
+    if (watch == null) {
+      throw new IllegalStateException("no stream has begun");
+    }
+    return watch;
+  }
+
+  private ServerServiceDefinition watchService() {
+    return ServerServiceDefinition.builder("secretbroker.v1.WatchService")
+        .addMethod(Follower.WATCH, ServerCalls.asyncServerStreamingCall((request, observer) -> {
+          Watch watch = new Watch(request, (ServerCallStreamObserver<WatchResponse>) observer);
+          begun.add(watch);
+          watches.add(watch);
+          watched.accept(watch);
         }))
         .build();
   }

@@ -23,7 +23,7 @@ import org.junit.jupiter.api.io.TempDir;
 class JdbcCredentialsTest {
   private static final String PREFIX = "jdbc.credentials.provider.";
 
-  private static Map<String, String> configs(Bench bench) {
+  static Map<String, String> configs(Bench bench) {
     Map<String, String> configs = new HashMap<>();
     bench.settings().forEach((name, value) -> configs.put(PREFIX + name, value));
     configs.put(PREFIX + "integration", "cspi");

@@ -66,6 +66,7 @@ final class Broker implements AutoCloseable {
         "registry: {directory: {path: serve-integrations/}}",
         "audit: {file: serve-audit.jsonl}",
         "shutdown: {drain_delay: 0s}",
+        "watch: {splay: 0s}",
         ""));
   }
 

@@ -1,0 +1,165 @@
+package io.github.secretbroker.connect;
+
+import com.google.protobuf.Timestamp;
+import io.github.secretbroker.v1.Notice;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.common.config.ConfigChangeCallback;
+import org.apache.kafka.common.config.ConfigData;
+import org.apache.kafka.common.config.ConfigException;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * The subscriptions of KIP-297: calls back with the values of references when the subscription begins,
+ * and again after each change. Callbacks run one after the other, on a daemon thread that ends a few
+ * seconds after the last one. Safe for concurrent use.
+ */
+final class Subscriptions implements AutoCloseable {
+  private static final Logger LOG = LoggerFactory.getLogger(Subscriptions.class);
+
+  /** What identifies a subscription; equal ones are one. */
+  private record Key(String path, Set<String> keys, ConfigChangeCallback callback) {}
+
+  private final BrokerConnection broker;
+  private final ScheduledThreadPoolExecutor thread;
+  private final Map<Key, Subscriber> open = new HashMap<>();
+  private boolean closed;
+
+  /** @param broker remains the property of the caller */
+  Subscriptions(BrokerConnection broker) {
+    this.broker = broker;
+    thread = new ScheduledThreadPoolExecutor(1, task -> {
+      Thread t = new Thread(task, "secretbroker-subscriptions");
+      t.setDaemon(true);
+      return t;
+    }, new ThreadPoolExecutor.DiscardPolicy());
+    thread.setKeepAliveTime(5, TimeUnit.SECONDS);
+    thread.allowCoreThreadTimeOut(true);
+  }
+
+  /**
+   * Begins a subscription.
+   *
+   * @param references the keys in an order that is the same for equal sets
+   * @throws BrokerException if a reference cannot be resolved; there is no subscription then
+   */
+  void subscribe(String path, List<String> references, ConfigChangeCallback callback) throws BrokerException {
+    Answer answer = broker.resolve(path, references);
+    Key key = new Key(path, Set.copyOf(references), callback);
+    synchronized (this) {
+      if (closed || open.containsKey(key)) {
+        return;
+      }
+      Subscriber subscriber = new Subscriber(key, references);
+      subscriber.subscription = broker.follower().follow(path, references, answer.versions(), subscriber);
+      if (subscriber.subscription == null) {
+        throw new ConfigException("secretbroker: there are subscriptions for " + Follower.MAX_REFERENCES
+            + " references already; end some of them");
+      }
+      open.put(key, subscriber);
+      thread.execute(() -> subscriber.call(answer));
+    }
+  }
+
+  /** Ends a subscription, if there is one. It does not wait for a callback that is about to run. */
+  synchronized void unsubscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
+    Subscriber subscriber = open.remove(new Key(path, Set.copyOf(keys), callback));
+    if (subscriber != null) {
+      subscriber.subscription.close();
+    }
+  }
+
+  /** Ends all subscriptions; see {@link #unsubscribe}. */
+  synchronized void unsubscribeAll() {
+    open.values().forEach(subscriber -> subscriber.subscription.close());
+    open.clear();
+  }
+
+  private synchronized boolean isOpen(Subscriber subscriber) {
+    return open.get(subscriber.key) == subscriber;
+  }
+
+  @Override
+  public void close() {
+    synchronized (this) {
+      closed = true;
+    }
+    unsubscribeAll();
+    thread.shutdownNow();
+  }
+
+  /** One subscription. Only the thread uses the fields that are not final. */
+  private final class Subscriber implements Follower.Listener {
+    private final Key key;
+    private final List<String> references;
+    private Follower.Subscription subscription; // set before any callback
+    private Timestamp since; // of the last notice
+    private boolean expected; // get will run
+    private int failures;
+
+    Subscriber(Key key, List<String> references) {
+      this.key = key;
+      this.references = references;
+    }
+
+    @Override
+    public void noticed(int index, Notice notice) {
+      switch (notice.getState()) {
+        case STATE_CHANGED -> thread.execute(() -> {
+          if (since == null || JdbcLogins.later(notice.getFetchTime(), since)) {
+            since = notice.getFetchTime();
+          }
+          failures = 0;
+          if (!expected) { // notices that arrived together have one callback
+            expected = true;
+            thread.execute(this::get);
+          }
+        });
+        case STATE_DENIED -> LOG.warn("Integration {}: {} may not be read any more", key.path(), references.get(index));
+        default -> { }
+      }
+    }
+
+    private void get() {
+      expected = false;
+      if (!isOpen(this)) {
+        return;
+      }
+      try {
+        call(broker.resolveSince(key.path(), references, broker.maxAge(), since));
+      } catch (BrokerException e) {
+        if (!isOpen(this)) {
+          return;
+        }
+        if (e.retryAfterMs() < 0) { // until the next notice
+          LOG.warn("{}", e.describe(key.path(), references));
+          return;
+        }
+        LOG.debug("{}", e.describe(key.path(), references));
+        expected = true;
+        thread.schedule(this::get, Follower.backoff(e.retryAfterMs(), failures++), TimeUnit.MILLISECONDS);
+      }
+    }
+
+    private void call(Answer answer) {
+      if (!isOpen(this)) {
+        return;
+      }
+      Map<String, String> values = new HashMap<>();
+      for (int i = 0; i < references.size(); i++) {
+        values.put(references.get(i), answer.values().get(i));
+      }
+      try {
+        key.callback().onChange(key.path(), new ConfigData(values, answer.timeLeftMs()));
+      } catch (RuntimeException e) {
+        LOG.warn("A callback failed: {}", e.getClass().getName()); // its message may contain a value
+      }
+    }
+  }
+}
