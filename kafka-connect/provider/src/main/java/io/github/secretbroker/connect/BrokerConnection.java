@@ -8,15 +8,11 @@ import io.github.secretbroker.connect.TlsFiles.UnusableException;
 import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.grpc.CallOptions;
-import io.grpc.ManagedChannel;
 import io.grpc.MethodDescriptor;
-import io.grpc.NameResolverRegistry;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
-import io.grpc.netty.NettyChannelBuilder;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
 import io.grpc.stub.ClientCalls;
-import io.netty.channel.ChannelOption;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -44,37 +40,31 @@ final class BrokerConnection implements AutoCloseable {
           .setResponseMarshaller(ProtoLiteUtils.marshaller(ResolveResponse.getDefaultInstance()))
           .build();
 
-  /** Enough for hundreds of secrets of the maximum size that a store allows. */
-  private static final int MAX_RESPONSE_BYTES = 16 << 20;
-  private static final int MAX_TRAILER_BYTES = 64 << 10;
   private static final long MIN_BACKOFF_MS = 100;
   /** Short, because most attempts are cheap: a refused connection fails immediately. */
   private static final long MAX_BACKOFF_MS = 250;
 
-  private static final int CONNECT_TIMEOUT_MS = 2_000;
   private static final long STARTUP_LOG_INTERVAL = TimeUnit.SECONDS.toNanos(10);
 
   private static final Map<Settings, BrokerConnection> OPEN = new HashMap<>();
   private static volatile boolean everResolved;
-
-  static {
-    TransportLog.quiet();
-    NameResolverRegistry.getDefaultRegistry().register(new BrokerAddresses.Provider());
-  }
 
   private final Settings settings;
   private final ReloadingSslContext tls;
   private final Statistics statistics;
   private int users; // within OPEN
   private final Outage outage = new Outage();
-  private final BrokerChannels channels = new BrokerChannels(this::build, outage);
-  private final Follower follower = new Follower(channels, this::errorOf);
+  private final BrokerChannels channels;
+  private final Follower follower;
   private final CountDownLatch closed = new CountDownLatch(1);
 
   private BrokerConnection(Settings settings) throws UnusableException {
     this.settings = settings;
     this.tls = new ReloadingSslContext(settings.tls());
     this.statistics = Statistics.register(settings.clientId());
+    this.channels = new BrokerChannels(() -> BrokerTransport.build(settings, tls), outage);
+    this.follower = new Follower(
+        channels, (link, integration) -> BrokerTransport.channel(settings, link, integration), this::errorOf);
   }
 
   /**
@@ -331,11 +321,11 @@ final class BrokerConnection implements AutoCloseable {
    * @param connectEnd the end of the wait for a connection
    * @param end the end of the wait for a response, at or after connectEnd
    */
-  private static ResolveResponse exchange(Link link, ResolveRequest request, long connectEnd, long end)
+  private ResolveResponse exchange(Link link, ResolveRequest request, long connectEnd, long end)
       throws InterruptedException {
     CallOptions options = CallOptions.DEFAULT.withDeadlineAfter(Math.max(1, end - System.nanoTime()), TimeUnit.NANOSECONDS);
     ListenableFuture<ResolveResponse> response =
-        ClientCalls.futureUnaryCall(link.channel.newCall(RESOLVE, options), request);
+        ClientCalls.futureUnaryCall(BrokerTransport.channel(settings, link, request.getIntegrationId()).newCall(RESOLVE, options), request);
     try {
       if (connectEnd != end) {
         try {
@@ -376,26 +366,5 @@ final class BrokerConnection implements AutoCloseable {
       Thread.currentThread().interrupt();
       return false;
     }
-  }
-
-  private ManagedChannel build() {
-    return NettyChannelBuilder.forTarget(BrokerAddresses.TARGET)
-        .setNameResolverArg(BrokerAddresses.SETTINGS, settings)
-        .sslContext(tls)
-        .defaultLoadBalancingPolicy("round_robin")
-        // A DNS operator must not be able to change the configuration of calls, and only
-        // this class retries.
-        .disableServiceConfigLookUp()
-        .disableRetry()
-        .userAgent("secretbroker-kafka-connect/" + Statistics.version())
-        .maxInboundMessageSize(MAX_RESPONSE_BYTES)
-        .maxInboundMetadataSize(MAX_TRAILER_BYTES)
-        .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_TIMEOUT_MS)
-        // Shorter than the idle timeout of load balancers, and longer than the interval
-        // that the broker treats as abuse.
-        .keepAliveTime(1, TimeUnit.MINUTES)
-        .keepAliveTimeout(10, TimeUnit.SECONDS)
-        .keepAliveWithoutCalls(true)
-        .build();
   }
 }

@@ -7,10 +7,12 @@ import io.github.secretbroker.v1.WatchRequest;
 import io.github.secretbroker.v1.WatchResponse;
 import io.github.secretbroker.v1.WatchSet;
 import io.grpc.CallOptions;
+import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.lite.ProtoLiteUtils;
 import java.util.ArrayList;
 import java.util.List;
@@ -20,6 +22,8 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.BiFunction;
+import java.util.function.Function;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -57,7 +61,8 @@ final class Follower implements AutoCloseable {
   private static final long LIFETIME_SECONDS = 15 * 60;
 
   private final BrokerChannels channels;
-  private final java.util.function.Function<io.grpc.StatusRuntimeException, BrokerException> errors;
+  private final BiFunction<Link, String, Channel> balanced;
+  private final Function<StatusRuntimeException, BrokerException> errors;
   private final ScheduledThreadPoolExecutor thread;
   private final AtomicInteger references = new AtomicInteger();
 
@@ -77,11 +82,13 @@ final class Follower implements AutoCloseable {
 
   /**
    * @param channels remain the property of the caller
+   * @param balanced returns the channel for calls of an integration
    * @param errors converts an error of gRPC
    */
   Follower(
-      BrokerChannels channels, java.util.function.Function<io.grpc.StatusRuntimeException, BrokerException> errors) {
+      BrokerChannels channels, BiFunction<Link, String, Channel> balanced, Function<StatusRuntimeException, BrokerException> errors) {
     this.channels = channels;
+    this.balanced = balanced;
     this.errors = errors;
     thread = new ScheduledThreadPoolExecutor(1, task -> {
       Thread t = new Thread(task, "secretbroker-follow");
@@ -286,7 +293,8 @@ final class Follower implements AutoCloseable {
     Stream(Link link, List<Subscription> sets) {
       this.link = link;
       this.sets = sets;
-      call = link.channel.newCall(WATCH, CallOptions.DEFAULT.withDeadlineAfter(LIFETIME_SECONDS, TimeUnit.SECONDS));
+      // A stream for several integrations goes to the broker of the first one.
+      call = balanced.apply(link, sets.get(0).integration).newCall(WATCH, CallOptions.DEFAULT.withDeadlineAfter(LIFETIME_SECONDS, TimeUnit.SECONDS));
       timeout = thread.schedule(() -> {
         channels.unanswered(link);
         call.cancel("the broker did not send all states in time", null);

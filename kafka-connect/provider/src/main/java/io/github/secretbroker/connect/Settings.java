@@ -16,11 +16,12 @@ import org.apache.kafka.common.config.ConfigException;
  * @param timeout limits one call, including retries
  * @param startupTimeout limits a call for the configuration of the process itself, if it is longer
  * @param maxAge the maximum age of a value; the broker reads older ones again; null for no maximum
+ * @param byIntegration whether all calls of an integration go to one broker, and not each call to the next one
  * @param clientId the name of the connection in JMX
  */
 record Settings(
     List<Address> addresses, TlsFiles tls, String serverName, Duration timeout, Duration startupTimeout, Duration maxAge,
-    String clientId) {
+    boolean byIntegration, String clientId) {
 
   static final String ADDRESSES = "addresses";
   static final String CA_FILE = "tls.ca.file";
@@ -34,6 +35,7 @@ record Settings(
   static final String TIMEOUT_MS = "timeout.ms";
   static final String STARTUP_TIMEOUT_MS = "startup.timeout.ms";
   static final String MAX_AGE_MS = "max.age.ms";
+  static final String BALANCE = "balance";
   static final String CLIENT_ID = "client.id";
 
   /** The names of all settings. */
@@ -41,7 +43,7 @@ record Settings(
       List.of(
           ADDRESSES, CA_FILE, CERT_FILE, KEY_FILE, KEYSTORE_FILE, KEYSTORE_PASSWORD_FILE,
           TRUSTSTORE_FILE, TRUSTSTORE_PASSWORD_FILE, SERVER_NAME, TIMEOUT_MS, STARTUP_TIMEOUT_MS, MAX_AGE_MS,
-          CLIENT_ID);
+          BALANCE, CLIENT_ID);
 
   /**
    * The thread that moves connectors between workers waits for calls too, so the maximum is less
@@ -72,6 +74,7 @@ record Settings(
     Long timeout = in.number(TIMEOUT_MS, MIN_TIMEOUT_MS, MAX_TIMEOUT_MS);
     Long startupTimeout = in.number(STARTUP_TIMEOUT_MS, 0, MAX_STARTUP_TIMEOUT_MS);
     Long maxAge = in.number(MAX_AGE_MS, 0, 24 * 3_600_000L);
+    boolean byIntegration = in.byIntegration();
     String clientId = in.clientId();
     if (!in.faults.isEmpty()) {
       throw new ConfigException(
@@ -85,6 +88,7 @@ record Settings(
         Duration.ofMillis(timeout == null ? DEFAULT_TIMEOUT_MS : timeout),
         Duration.ofMillis(startupTimeout == null ? DEFAULT_STARTUP_TIMEOUT_MS : startupTimeout),
         maxAge == null ? null : Duration.ofMillis(maxAge),
+        byIntegration,
         clientId);
   }
 
@@ -118,6 +122,14 @@ record Settings(
       Object value = configs.get(name);
       String text = value == null ? "" : value.toString().strip();
       return text.isEmpty() ? null : text;
+    }
+
+    boolean byIntegration() {
+      String text = text(BALANCE);
+      if (text != null && !text.equals("round_robin") && !text.equals("integration")) {
+        faults.add(BALANCE + " must be round_robin or integration");
+      }
+      return "integration".equals(text);
     }
 
     String clientId() {

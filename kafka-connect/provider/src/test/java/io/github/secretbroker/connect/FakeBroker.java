@@ -50,6 +50,8 @@ final class FakeBroker implements AutoCloseable {
   final List<ResolveRequest> requests = new CopyOnWriteArrayList<>();
   /** The callers, by the URI in the client certificate. */
   final List<String> callers = new CopyOnWriteArrayList<>();
+  /** The headers for load balancers, "null" if a call has none. */
+  final List<String> integrations = new CopyOnWriteArrayList<>();
   /** The connections, by their remote addresses. */
   final List<String> peers = new CopyOnWriteArrayList<>();
 
@@ -199,6 +201,7 @@ final class FakeBroker implements AutoCloseable {
     public <Q, S> ServerCall.Listener<Q> interceptCall(
         ServerCall<Q, S> call, Metadata headers, ServerCallHandler<Q, S> next) {
       String peer = String.valueOf(call.getAttributes().get(Grpc.TRANSPORT_ATTR_REMOTE_ADDR));
+      integrations.add(String.valueOf(headers.get(IntegrationBalancer.INTEGRATION)));
       if (!peers.contains(peer)) {
         peers.add(peer);
       }
