@@ -153,7 +153,9 @@ class FailureTest {
     get(provider, REFERENCE);
     bench.broker.close();
     String text = failure(provider, REFERENCE);
-    assertTrue(text.contains("SECRETBROKER_UNREACHABLE: cannot reach the broker at localhost:" + port), text);
+    // On a busy machine the time may be over before an attempt has failed.
+    assertTrue(text.contains("SECRETBROKER_UNREACHABLE: cannot reach the broker at localhost:" + port)
+        || text.contains("SECRETBROKER_UNREACHABLE: no answer in time from the broker at localhost:" + port), text);
     failure(provider, REFERENCE);
     bench.broker = new FakeBroker(bench.authority, bench.server, port);
     assertEquals("value of " + REFERENCE, get(provider, REFERENCE).data().get(REFERENCE));

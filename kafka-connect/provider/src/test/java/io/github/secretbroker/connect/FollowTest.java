@@ -174,8 +174,8 @@ class FollowTest {
       watch.send(complete("v1").toBuilder().setReconnectAfter(Duration.getDefaultInstance()).build());
       watch.complete();
     };
-    follow("cspi", "v1");
     long began = System.nanoTime();
+    follow("cspi", "v1");
     for (int i = 0; i < 4; i++) {
       bench.broker.nextWatch();
     }
