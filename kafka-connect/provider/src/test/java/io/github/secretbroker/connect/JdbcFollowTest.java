@@ -96,6 +96,19 @@ class JdbcFollowTest {
     awaitRequestSince(later);
   }
 
+  /** Notices of several references, and of a replica that is behind, arrive in any order. */
+  @Test
+  void theLatestTimeOfAllNoticesCounts() {
+    Timestamp next = FollowTest.READ.toBuilder().setNanos(6).build();
+    Timestamp second = Timestamp.newBuilder().setSeconds(FollowTest.READ.getSeconds() + 1).build();
+    List<Timestamp> ascending = List.of(Timestamp.getDefaultInstance(), FollowTest.READ, next, second);
+    for (int i = 0; i < ascending.size(); i++) {
+      for (int j = 0; j < ascending.size(); j++) {
+        assertEquals(i > j, JdbcLogins.later(ascending.get(i), ascending.get(j)), i + " " + j);
+      }
+    }
+  }
+
   @Test
   void theStreamBeginsWithTheFirstLogin() throws Exception {
     provider.configure(JdbcCredentialsTest.configs(bench));
