@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,6 +90,8 @@ func TestScripts(t *testing.T) {
 			"example": example,
 			"waitfor": waitFor,
 			"hides":   hides,
+			"start":   start,
+			"stop":    stop,
 		},
 	})
 }
@@ -193,6 +196,55 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 		case <-deadline:
 			ts.Fatalf("%q never appears in\n%s", args[0], ts.ReadFile("stdout"))
 		}
+	}
+}
+
+// started has the commands of "start" by their script and file.
+var started sync.Map
+
+// start starts a command and writes its output to FILE: "start FILE COMMAND [ARG ...]". It ends
+// with the script.
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: start FILE COMMAND [ARG ...]")
+	}
+	file := ts.MkAbs(args[0])
+	out, err := os.Create(file)
+	ts.Check(err)
+	path, err := exec.LookPath(args[1])
+	if err != nil {
+		path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[1])
+	}
+	cmd := exec.Command(path, args[2:]...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, ts.MkAbs(".")
+	cmd.Env = []string{"GORACE=" + ts.Getenv("GORACE"), "HOME=" + ts.Getenv("HOME")}
+	for _, name := range []string{"ADDR", "CA_FILE", "CERT_FILE", "KEY_FILE"} {
+		cmd.Env = append(cmd.Env, "SECRETBROKER_"+name+"="+ts.Getenv("SECRETBROKER_"+name))
+	}
+	ts.Check(cmd.Start())
+	started.Store(file, cmd)
+	ts.Defer(func() {
+		if _, running := started.LoadAndDelete(file); running {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}
+		_ = out.Close()
+	})
+}
+
+// stop interrupts a command as Ctrl-C does, and expects that it ends with the exit code 0:
+// "stop FILE".
+func stop(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: stop FILE")
+	}
+	cmd, running := started.LoadAndDelete(ts.MkAbs(args[0]))
+	if !running {
+		ts.Fatalf("%s: not started", args[0])
+	}
+	ts.Check(cmd.(*exec.Cmd).Process.Signal(os.Interrupt))
+	if err := cmd.(*exec.Cmd).Wait(); err != nil {
+		ts.Fatalf("%v: %s", err, ts.ReadFile(args[0]))
 	}
 }
 

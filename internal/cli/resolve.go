@@ -102,11 +102,16 @@ type question struct {
 }
 
 func (q *question) register(cmd *cobra.Command) {
+	q.registerReferences(cmd)
+	durationVar(cmd.Flags(), &q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
+	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
+}
+
+// registerReferences adds the flags that determine the references.
+func (q *question) registerReferences(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&q.integration, "integration", "", "the provider integration to resolve through (default: the one that --file names)")
 	cmd.Flags().StringSliceVar(&q.aliases, "alias", defaultAliases, "names of the broker's config provider in placeholders, ${ALIAS:INTEGRATION:REFERENCE}")
 	cmd.Flags().StringVar(&q.connector, "connector", "", "the connector's name, for the audit log (default: the one in --file)")
-	durationVar(cmd.Flags(), &q.maxAge, "max-age", 0, "maximum age of a cached value; 0s reads the store (default: the broker's cache settings)")
-	q.maxAgeGiven = func() bool { return cmd.Flags().Changed("max-age") }
 }
 
 func newResolveCommand() *cobra.Command {
@@ -256,7 +261,7 @@ func ExitCodeOfReason(reason client.Reason) int {
 		return exit.BadReference
 	case client.ReasonSecretNotFound, client.ReasonJSONKeyNotFound, client.ReasonIntegrationNotFound, client.ReasonDenialNotFound:
 		return exit.NotFound
-	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretTooLarge, client.ReasonSecretNotJSON, client.ReasonSecretNotDecodable,
+	case client.ReasonSecretDisabled, client.ReasonSecretExpired, client.ReasonSecretNotYetValid, client.ReasonSecretTooLarge, client.ReasonSecretNotJSON, client.ReasonSecretNotDecodable, client.ReasonSecretNotWatchable,
 		client.ReasonStoreAccessDenied, client.ReasonStoreAuthenticationFailed, client.ReasonStoreNotFound,
 		client.ReasonIntegrationExists, client.ReasonIntegrationChanged, client.ReasonIntegrationInUse, client.ReasonIntegrationReadOnly,
 		client.ReasonOwnerLockout, client.ReasonQuotaExceeded:

@@ -27,6 +27,7 @@ func thisRelease() []protoreflect.FileDescriptor {
 		secretbrokerv1.File_secretbroker_v1_resolver_proto,
 		secretbrokerv1.File_secretbroker_v1_integration_proto,
 		secretbrokerv1.File_secretbroker_v1_policy_proto,
+		secretbrokerv1.File_secretbroker_v1_watch_proto,
 	}
 }
 

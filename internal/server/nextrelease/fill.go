@@ -34,6 +34,7 @@ var texts = map[protoreflect.Name]string{
 	"request_id":      "0123456789abcdef0123456789abcdef",
 	"etag":            "e1",
 	"problem":         "",
+	"config":          "database.password", // of a Notice
 }
 
 // settings are those of an integration of the kind in texts.
@@ -97,6 +98,9 @@ func (f *filler) value(fd protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes([]byte("bytes"))
 	case protoreflect.Int32Kind:
+		if fd.Name() == "set" { // the index of a set of the request
+			return protoreflect.ValueOfInt32(0)
+		}
 		return protoreflect.ValueOfInt32(7)
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(7)
