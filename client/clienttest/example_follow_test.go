@@ -7,6 +7,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/client/clienttest"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
 // pool is a part of the program under test.
@@ -47,5 +48,5 @@ func TestRotation(t *testing.T) {
 	}
 	defer f.Close()
 	b.Set("sqlserver-prod", "https://my-vault.vault.azure.net::db", `{"password":"hunter3"}`)
-	until(t, "the pool has the new password", func() bool { return p.password.Load() == "hunter3" })
+	asynctest.Eventually(t, "the pool has the new password", func() bool { return p.password.Load() == "hunter3" })
 }

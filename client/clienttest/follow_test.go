@@ -8,6 +8,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/client/clienttest"
+	"github.com/secretbroker/secretbroker/internal/asynctest"
 )
 
 // next returns the next change that a Follower has reported.
@@ -19,20 +20,6 @@ func next(t *testing.T, changes <-chan client.Change) client.Change {
 	case <-time.After(30 * time.Second):
 		t.Fatal("no change is reported")
 		return client.Change{}
-	}
-}
-
-// until waits until a Follower is as the test expects.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.After(30 * time.Second); !ok(); {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("not within 30 s: %s", what)
-		}
 	}
 }
 
@@ -95,13 +82,13 @@ func TestFollow(t *testing.T) {
 	}
 
 	b.SetSecret("files", "env::TOKEN", clienttest.Secret{Reason: client.ReasonSecretDisabled})
-	until(t, "Err tells of the secret", func() bool { return errors.Is(f.Err(), client.ReasonSecretDisabled) })
+	asynctest.Eventually(t, "Err tells of the secret", func() bool { return errors.Is(f.Err(), client.ReasonSecretDisabled) })
 	want("token", "token", "token-1 1")
 	b.Set("files", "env::TOKEN", "token-1")
-	until(t, "Err is nil", func() bool { return f.Err() == nil })
+	asynctest.Eventually(t, "Err is nil", func() bool { return f.Err() == nil })
 
 	b.Stop()
-	until(t, "Err tells of the outage", func() bool { return errors.Is(f.Err(), client.ReasonBrokerUnreachable) })
+	asynctest.Eventually(t, "Err tells of the outage", func() bool { return errors.Is(f.Err(), client.ReasonBrokerUnreachable) })
 	want("db", "password", "second 2")
 	b.Set("prod", db, `{"user":"app3","password":"third"}`)
 	b.Start()
@@ -109,7 +96,7 @@ func TestFollow(t *testing.T) {
 		t.Errorf("change %+v", c)
 	}
 	want("db", "user", "app3 3")
-	until(t, "Err is nil", func() bool { return f.Err() == nil })
+	asynctest.Eventually(t, "Err is nil", func() bool { return f.Err() == nil })
 
 	sets["more"] = client.FollowSet{IntegrationID: "prod", Configs: map[string]string{"whole": db}}
 	delete(sets, "token")

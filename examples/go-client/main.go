@@ -5,6 +5,8 @@
 //	go run ./examples/go-client \
 //		-addr 127.0.0.1:8443 -dir .secretbroker -integration cspi-sqlserver \
 //		'password=https://your-key-vault-name.vault.azure.net::sqlserver-db-secret::password'
+//
+// With -follow it keeps the values current until Ctrl-C, and prints each change.
 package main
 
 import (
@@ -14,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -21,7 +24,10 @@ import (
 )
 
 func main() {
-	if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -33,6 +39,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	addr := flags.String("addr", "127.0.0.1:8443", "the broker")
 	dir := flags.String("dir", ".secretbroker", "where ca.pem, worker.pem and worker-key.pem are")
 	integration := flags.String("integration", "cspi-sqlserver", "the provider integration")
+	follow := flags.Bool("follow", false, "keep the values current and print each change")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +64,9 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	}
 	defer func() { _ = c.Close() }() // the program ends
 
+	if *follow {
+		return followAll(ctx, c, client.FollowSet{IntegrationID: *integration, Configs: configs}, w)
+	}
 	res, err := c.Resolve(ctx, client.ResolveRequest{IntegrationID: *integration, Configs: configs, AllowPartial: true})
 	var refused *client.Error
 	if errors.As(err, &refused) && refused.Reason == client.ReasonBrokerUnreachable {
@@ -72,5 +82,35 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	for name, e := range res.Errors {
 		_, _ = fmt.Fprintf(w, "%s: %s: %s (request %s)\n", name, e.Reason, e.Message, res.RequestID)
 	}
+	return nil
+}
+
+// followAll keeps the values of a set current until ctx ends. A program would use f.Get
+// whenever it needs a value, and Changed only to act on a change, such as to reconnect.
+func followAll(ctx context.Context, c *client.Client, set client.FollowSet, w io.Writer) error {
+	f, err := c.Follow(ctx, client.FollowRequest{
+		Sets: map[string]client.FollowSet{"all": set},
+		Changed: func(_ context.Context, changes []client.Change) {
+			for _, change := range changes {
+				if change.Err != nil {
+					_, _ = fmt.Fprintf(w, "%s: no value any more: %v\n", change.Config, change.Err)
+				} else {
+					_, _ = fmt.Fprintf(w, "%s: changed: %v, version %s\n", change.Config, change.Value, change.Value.Version)
+				}
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	values, err := f.Values("all")
+	if err != nil {
+		return err
+	}
+	for name, value := range values {
+		_, _ = fmt.Fprintf(w, "%s: %v, version %s\n", name, value, value.Version)
+	}
+	<-ctx.Done()
 	return nil
 }

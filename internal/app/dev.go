@@ -214,6 +214,9 @@ Resolve the sample connector:
   secretbroker resolve --addr {{.Addr}} --ca {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --file examples/sqlserver-cdc.json
   (without a built broker: go run ./cmd/broker resolve ...)
 
+Be told when its password changes (edit {{.Env.SecretsFile}}):
+  secretbroker watch --addr {{.Addr}} --ca {{.Env.CAFile}} --cert {{.Env.Worker.CertFile}} --key {{.Env.Worker.KeyFile}} --file examples/sqlserver-cdc.json
+
 With grpcurl:
   grpcurl -cacert {{.Env.CAFile}} -cert {{.Env.Worker.CertFile}} -key {{.Env.Worker.KeyFile}} -d '{"integration_id":"{{.Env.IntegrationID}}","configs":{"database.password":"{{.Vault}}::sqlserver-db-secret::password"}}' {{.Addr}} secretbroker.v1.ResolverService/Resolve
 

@@ -212,9 +212,7 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := os.Create(file)
 	ts.Check(err)
 	path, err := exec.LookPath(args[1])
-	if err != nil {
-		path = filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[1])
-	}
+	ts.Check(err)
 	cmd := exec.Command(path, args[2:]...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, ts.MkAbs(".")
 	cmd.Env = []string{"GORACE=" + ts.Getenv("GORACE"), "HOME=" + ts.Getenv("HOME")}
