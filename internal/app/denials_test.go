@@ -101,7 +101,7 @@ func TestCRLsWithoutRestart(t *testing.T) {
 // others within a second, on open connections, survives restarts, and ends everywhere.
 func TestDenialsOfReplicas(t *testing.T) {
 	c := newCluster(t, 2)
-	dial := func(who devmode.Identity, r *replica) *client.Client {
+	dial := func(who devmode.Identity, r *member) *client.Client {
 		t.Helper()
 		cl, err := client.New(client.Config{Addrs: []string{r.addr}, CAFile: c.CAFile, CertFile: who.CertFile, KeyFile: who.KeyFile})
 		if err != nil {

@@ -35,13 +35,19 @@ var neverRefused = []protoreflect.FullName{"secretbroker.v1.PolicyService.WhoAmI
 // dialAs returns a connection with an identity.
 func (b *broker) dialAs(t *testing.T, who devmode.Identity) *grpc.ClientConn {
 	t.Helper()
+	return dialBroker(t, b.addr, b.CAFile, who)
+}
+
+// dialBroker returns a connection to the broker that listens on an address.
+func dialBroker(t *testing.T, addr, caFile string, who devmode.Identity) *grpc.ClientConn {
+	t.Helper()
 	cert, err := tls.LoadX509KeyPair(who.CertFile, who.KeyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(readFile(b.CAFile)))
-	conn, err := grpc.NewClient(b.addr, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{cert}})))
+	roots.AppendCertsFromPEM([]byte(readFile(caFile)))
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{cert}})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
 	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
 )
@@ -42,6 +43,8 @@ type integrationStore struct {
 	position func() registry.Position
 	// denials is nil for files.
 	denials registry.DenialStore
+	// replicas is nil unless several brokers may use the database.
+	replicas replica.Table
 }
 
 // openIntegrations opens the directory or the database of the configuration.
@@ -88,6 +91,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		return nil, &exitError{Code: exitFailure, Err: err}
 	}
 	s.Store, s.usage, s.denials, s.close, s.position = db, db, db, db.Close, db.Position
+	s.replicas = db.Replicas()
 	return s, nil
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // get returns the status and body of a path of the admin endpoint.
-func (r *replica) get(t *testing.T, path string) (int, string) {
+func (r *member) get(t *testing.T, path string) (int, string) {
 	t.Helper()
 	res, err := http.Get("http://" + r.admin + path)
 	if err != nil {
@@ -135,7 +135,7 @@ func TestKeysAreExchangedWhileRunning(t *testing.T) {
 			}
 		}
 	}
-	logged := func(r *replica, text string) func() bool {
+	logged := func(r *member, text string) func() bool {
 		return func() bool { return strings.Count(r.text(), text) > 0 }
 	}
 	count := func(text string) (n int) {

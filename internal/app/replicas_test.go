@@ -38,12 +38,12 @@ type cluster struct {
 	t        *testing.T
 	postgres *pgtest.Server
 	store    *sqlstore.Store // the test's access to the integrations
-	replicas []*replica
+	replicas []*member
 	document string // of an integration, with the placeholder ID as its id
 }
 
-// replica is one of the brokers.
-type replica struct {
+// member is one of the brokers.
+type member struct {
 	config, addr, admin string
 	cmd                 *exec.Cmd
 	log                 *os.File
@@ -96,9 +96,9 @@ func newCluster(t *testing.T, replicas int, more ...string) *cluster {
 	return c
 }
 
-func (c *cluster) newReplica(i int, more []string) *replica {
+func (c *cluster) newReplica(i int, more []string) *member {
 	c.t.Helper()
-	r := &replica{config: filepath.Join(c.Dir, fmt.Sprintf("broker-%d.yaml", i)), addr: freeAddr(c.t), admin: freeAddr(c.t)}
+	r := &member{config: filepath.Join(c.Dir, fmt.Sprintf("broker-%d.yaml", i)), addr: freeAddr(c.t), admin: freeAddr(c.t)}
 	text, err := os.ReadFile(c.ConfigFile)
 	if err != nil {
 		c.t.Fatal(err)
@@ -135,7 +135,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // start starts a replica and returns when it is ready.
-func (c *cluster) start(r *replica) {
+func (c *cluster) start(r *member) {
 	c.t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -151,12 +151,12 @@ func (c *cluster) start(r *replica) {
 }
 
 // text returns the log of the replica.
-func (r *replica) text() string {
+func (r *member) text() string {
 	b, _ := os.ReadFile(r.log.Name())
 	return string(b)
 }
 
-func (r *replica) readyz() int {
+func (r *member) readyz() int {
 	res, err := http.Get("http://" + r.admin + "/readyz")
 	if err != nil {
 		return 0
@@ -165,7 +165,7 @@ func (r *replica) readyz() int {
 	return res.StatusCode
 }
 
-func (c *cluster) stop(r *replica, how os.Signal) {
+func (c *cluster) stop(r *member, how os.Signal) {
 	if r.cmd == nil {
 		return
 	}
@@ -205,7 +205,7 @@ func (c *cluster) create(id string) {
 }
 
 // client returns a client of these replicas or, without any, of all.
-func (c *cluster) client(change func(*client.Config), replicas ...*replica) *client.Client {
+func (c *cluster) client(change func(*client.Config), replicas ...*member) *client.Client {
 	c.t.Helper()
 	cfg := client.Config{CAFile: c.CAFile, CertFile: c.Worker.CertFile, KeyFile: c.Worker.KeyFile, ServerName: "localhost"}
 	for _, r := range replicas {

@@ -29,6 +29,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/placement"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
+	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
@@ -161,7 +162,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	m.watchDenials(denials)
 
 	hub := newHub(cfg.Watch, m)
-	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Loaded: hub.Loaded, Logger: log})
+	others := &replicas{}
+	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Loaded: hub.Loaded, Superseded: others.superseded, Logger: log})
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
 	}
@@ -186,6 +188,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		stores.Keep(in)
 	}
 	m.watchIntegrations(integrations)
+	if lag := m.watchReplicas(others); integrations.replicas != nil {
+		c := replica.Config{Table: integrations.replicas, Name: replicaName(cfg.Listen), ServesFor: time.Duration(cfg.Registry.MaxOutage), Lag: lag, Logger: log}
+		if err := others.start(ctx, c, integrations, values, hub); err != nil {
+			return &exitError{Code: exitFailure, Err: fmt.Errorf("registry: the tables that replicas share: %w", err)}
+		}
+	}
 	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
 	m.watchUsage(uses, integrations)
 
@@ -199,7 +207,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	resolver := resolve.New(resolve.Config{
 		Admit:        places.Admit,
-		Integrations: integrations,
+		Integrations: others.leased(integrations),
 		Stores:       stores,
 		Cache:        values,
 		Audit:        records,
@@ -219,6 +227,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Hub:              hub,
 		Versions:         kinds.All().Versions,
 		MayWatch:         mayWatch(settings.Roles),
+		Replicas:         others.shared(),
 		ComputesVersions: versionKey != nil,
 	})
 	hub.SetReader(resolver)
@@ -274,8 +283,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		hub.DecisionsChanged()
 		return nil
 	}
-	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
-		return problems(identity, denials, integrations, places, auditLog, settings, working)
+	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || others.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
+		return append(problems(identity, denials, integrations, places, auditLog, settings, working), others.problems()...)
 	}}
 	admin := server.NewAdmin(readiness, metrics)
 
@@ -304,6 +313,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("watch", hub.Run)
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
+	parts.run("replicas", others.run)
 	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
 	parts.run("usage", uses.Run)
 	parts.run("usage database", integrations.runUsage)

@@ -135,6 +135,11 @@ type Config struct {
 	// Loaded, if not nil, is called at the end of every load, when later calls of Get see
 	// its outcome and before the calls that wait for it get it. It must not block.
 	Loaded func(Load)
+	// Superseded, if not nil, reports whether a load saw an older state of a secret than is
+	// known from elsewhere. It is called at the end of every load that succeeds, before its
+	// outcome is visible. Such an outcome is not kept, and the calls that wait for it start
+	// another load, once. It must not block. Drop removes what was kept before.
+	Superseded func(key *Key, version string, readAt time.Time) bool
 	// Logger receives panics of loads; nil discards them.
 	Logger *slog.Logger
 }
@@ -163,6 +168,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.RefreshAhead, 0.2)
 	if c.Loaded == nil {
 		c.Loaded = func(Load) {}
+	}
+	if c.Superseded == nil {
+		c.Superseded = func(*Key, string, time.Time) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

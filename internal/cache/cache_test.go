@@ -22,7 +22,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	got := newCache(t, Config{}).cfg
-	got.Logger, got.Loaded = nil, nil
+	got.Logger, got.Loaded, got.Superseded = nil, nil, nil
 	want := Config{MaxBytes: 64 << 20, LoadTimeout: 10 * time.Second, MinReadInterval: time.Second, NegativeTTL: 5 * time.Second, RefreshAhead: 0.2}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults %+v, want %+v", got, want)

@@ -24,6 +24,7 @@ type call struct {
 	arrival time.Time
 	// impatient fires when a stale value is to be the answer; nil if there is none.
 	impatient <-chan time.Time
+	again     bool // a superseded load was the outcome once
 }
 
 // step is the next step of a waiting call: it returns an entry, whose secret was retained
@@ -102,7 +103,7 @@ func (w *call) wait() (Result, error) {
 		concerned := s.source == Miss && s.outcome || s.flight.join(w.req.Account)
 		if s.outcome {
 			got, err := w.share(s.flight, s.source)
-			if !concerned && errors.Is(err, ErrOwn) {
+			if !concerned && errors.Is(err, ErrOwn) || errors.Is(err, errSuperseded) {
 				continue
 			}
 			return got, err
@@ -140,10 +141,17 @@ func (w *call) share(f *flight, source Source) (Result, error) {
 	return w.complete(f, source)
 }
 
+// errSuperseded makes a call start another load.
+var errSuperseded = errors.New("cache: the load saw an older state than is known")
+
 // complete answers the call with the outcome of a flight.
 func (w *call) complete(f *flight, source Source) (Result, error) {
 	if f.err != nil {
 		return w.fail(f.err)
+	}
+	if f.superseded && !w.again {
+		w.again = true
+		return Result{}, errSuperseded
 	}
 	e := f.entry
 	if e.secret.FetchedAt.Before(f.started) && !e.fresh(w.req, e.age(w.arrival), e.age(time.Now())) {

@@ -173,6 +173,9 @@ func (r *Resolver) load(ctx context.Context, callers *provider.Callers, in *inte
 		e := secret.AsError(err)
 		err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))
 	}
+	if err == nil && s != nil {
+		r.saw(in, ref, s.Version)
+	}
 	return s, err
 }
 

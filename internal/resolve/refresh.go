@@ -9,6 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/watch"
 )
@@ -17,6 +18,8 @@ import (
 type Refreshed struct {
 	// Configs has every reference and every invalid config, sorted by name.
 	Configs []RefreshReport
+	// Coverage says which replicas do not answer with older reads any more.
+	Coverage replica.Coverage
 }
 
 // RefreshReport is the outcome of the read of one config's secret.
@@ -37,8 +40,6 @@ type refreshing struct {
 	item
 	decision watch.Decision
 	load     cache.Load
-	// read reports that load is the outcome of a read.
-	read bool
 }
 
 // Refresh reads the secrets of a request from their stores, each distinct one once. Of req
@@ -62,7 +63,7 @@ func (r *Resolver) Refresh(ctx context.Context, who Caller, req Request) (*Refre
 	if err := r.recordRefresh(who, &req, configs); err != nil {
 		return nil, err
 	}
-	out := &Refreshed{Configs: make([]RefreshReport, len(configs))}
+	out := &Refreshed{Configs: make([]RefreshReport, len(configs)), Coverage: r.confirm(ctx, in, configs)}
 	for i := range configs {
 		c := &configs[i]
 		rep := RefreshReport{Config: c.name, Err: c.err}
@@ -143,7 +144,7 @@ func (r *Resolver) refreshSecret(ctx context.Context, who Caller, in *integratio
 			}
 			loads[c.ref.Suffix] = load
 		}
-		c.load, c.err, c.read = load, load.Err, true
+		c.load, c.err = load, load.Err
 	}
 }
 

@@ -97,6 +97,11 @@ type Config struct {
 	// MayWatch, if not nil, reports whether a principal may watch all secrets of an
 	// integration without a grant.
 	MayWatch func(who authz.Principal, in *integration.Integration) bool
+	// Replicas, if not nil, shares with the other replicas which versions were seen.
+	Replicas Replicas
+	// VersionScheme identifies the key that computes versions, if the other replicas may
+	// have the same one; "" if they have not.
+	VersionScheme string
 	// ComputesVersions means that Stores returns computed versions for secrets whose store
 	// has none.
 	ComputesVersions bool

@@ -274,6 +274,19 @@ func (h *Hub) Loaded(load cache.Load) {
 	}
 }
 
+// Seen says that another replica has seen a version of the secret of a load, whose Revision
+// does not matter. The Hub reads the secret now if it knows another one.
+func (h *Hub) Seen(key cache.Key, version string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
+		if !t.known || t.err != nil || t.version != version {
+			h.readSoon(t)
+		}
+	}
+	h.poke()
+}
+
 // IntegrationsChanged tells the Hub of integrations that were removed, and of new and
 // changed ones. It must be called after decisions depend on the change.
 func (h *Hub) IntegrationsChanged(removed, changed []*integration.Integration) {

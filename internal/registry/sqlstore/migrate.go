@@ -33,6 +33,7 @@ var migrations = []migration{
 	{version: 4, name: "grant_ids", oldest: 2},
 	{version: uidVersion, name: "uid", oldest: 2},
 	{version: denialsVersion, name: "denials", oldest: 2},
+	{version: sightingsVersion, name: "sightings", oldest: 2},
 }
 
 // changesVersion is the schema version that introduced the change log. Writers of older
@@ -46,6 +47,10 @@ const uidVersion = 5
 // denialsVersion is the schema version that introduced the deny list. Older releases ignore
 // it: they serve denied callers.
 const denialsVersion = 6
+
+// sightingsVersion is the schema version that introduced sightings, leases and sealed keys.
+// Replicas of older releases have no leases: Refresh does not wait for them.
+const sightingsVersion = 7
 
 // latest is the schema version of this release.
 func latest() int { return migrations[len(migrations)-1].version }

@@ -63,12 +63,13 @@ func OpenPostgres(ctx context.Context, p Postgres, c Config) (*Store, error) {
 		return db
 	}
 	s = newStore(c, pool(maxOpen, maxIdle), pool(1, 1), &postgresDialect)
+	s.polls = pool(1, 1)
 	s.hosts += len(conf.Fallbacks)
 	if err := s.startWhenReady(ctx); err != nil {
 		_ = s.Close() // nothing was written
 		return nil, err
 	}
-	s.listen = func(ctx context.Context, wake func()) error {
+	s.listen = func(ctx context.Context, wake func(string)) error {
 		conf := conf.Copy()
 		if err := prepare(ctx, conf); err != nil {
 			return err
@@ -138,9 +139,8 @@ func readPassword(file string) (string, error) {
 // is checked.
 const idleNotices = 10 * time.Second
 
-// listen calls wake for every notification, until ctx ends or the connection breaks. It
-// returns nil after the connection's lifetime.
-func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, wake func()) error {
+// listen is Store.listen.
+func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, wake func(channel string)) error {
 	conn, err := pgx.ConnectConfig(ctx, conf)
 	if err != nil {
 		return err
@@ -152,19 +152,19 @@ func listen(ctx context.Context, conf *pgx.ConnConfig, lifetime time.Duration, w
 		_ = conn.Close(end) // it has no open transaction
 	}()
 	begin, cancel := context.WithTimeout(ctx, conf.ConnectTimeout)
-	_, err = conn.Exec(begin, "LISTEN "+channel)
+	_, err = conn.Exec(begin, "LISTEN "+channel+"; LISTEN "+sightingsChannel)
 	cancel()
 	if err != nil {
 		return err
 	}
-	wake() // for changes before LISTEN took effect
+	wake("") // for changes before LISTEN took effect
 	for time.Now().Before(old) {
 		quiet, cancel := context.WithTimeout(ctx, min(idleNotices, time.Until(old)))
-		_, err := conn.WaitForNotification(quiet)
+		notified, err := conn.WaitForNotification(quiet)
 		cancel()
 		switch {
 		case err == nil:
-			wake()
+			wake(notified.Channel)
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, context.DeadlineExceeded):

@@ -89,10 +89,18 @@ func (s *Store) resealUntilDone(ctx context.Context) {
 // keepListening listens for notifications and reconnects whenever the connection breaks or
 // reaches its lifetime.
 func (s *Store) keepListening(ctx context.Context, notices chan<- struct{}) {
-	wake := func() {
+	wakeUp := func(c chan<- struct{}) {
 		select {
-		case notices <- struct{}{}:
+		case c <- struct{}{}:
 		default: // a wake-up is already pending
+		}
+	}
+	wake := func(from string) {
+		if from != sightingsChannel {
+			wakeUp(notices)
+		}
+		if from != channel {
+			wakeUp(s.sightings)
 		}
 	}
 	wait := minRelisten

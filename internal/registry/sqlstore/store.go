@@ -78,14 +78,18 @@ type Store struct {
 	// looking at the database, so that no other work can keep a replica from seeing a
 	// change.
 	db, looks *sql.DB
-	d         *dialect
-	link      link
-	hosts     int // number of PostgreSQL hosts, which are tried one after the other
-	// listen, if not nil, calls wake for every notification from the database, until ctx
-	// ends or the connection breaks. It returns nil when the connection has reached its
-	// lifetime.
-	listen func(ctx context.Context, wake func()) error
-	file   *dbFile // nil with PostgreSQL
+	// polls has one connection that is reserved for sightings; nil with SQLite.
+	polls *sql.DB
+	d     *dialect
+	link  link
+	hosts int // number of PostgreSQL hosts, which are tried one after the other
+	// listen, if not nil, calls wake with the channel of every notification from the
+	// database, and with "" if there may have been one on any channel, until ctx ends or the
+	// connection breaks. It returns nil when the connection has reached its lifetime.
+	listen func(ctx context.Context, wake func(channel string)) error
+	// sightings has an element after a notification of sightings. Capacity 1.
+	sightings chan struct{}
+	file      *dbFile // nil with PostgreSQL
 	// logged is whether the schema has the change log, registry_changes.
 	logged bool
 	// uid is the column integrations.uid, or a constant if the schema does not have it.
@@ -135,7 +139,7 @@ func newStore(c Config, db, looks *sql.DB, d *dialect) *Store {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Store{maxUsage: maxUsage, cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), trouble: make(map[string]string)}
+	s := &Store{maxUsage: maxUsage, cfg: c, db: db, looks: looks, d: d, hosts: 1, turn: make(chan struct{}, 1), sightings: make(chan struct{}, 1), trouble: make(map[string]string)}
 	s.logged = c.program >= changesVersion
 	if s.uid = "uid"; c.program < uidVersion {
 		s.uid = "''"
@@ -168,6 +172,9 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	s.tasks.Wait()
 	err := errors.Join(s.looks.Close(), s.db.Close())
+	if s.polls != nil {
+		err = errors.Join(err, s.polls.Close())
+	}
 	if s.file != nil {
 		err = errors.Join(err, s.file.setAside())
 	}

@@ -1,0 +1,67 @@
+package resolve
+
+import (
+	"context"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/replica"
+	"github.com/secretbroker/secretbroker/internal/secret"
+)
+
+// Replicas shares with the other replicas of the broker which versions this one has seen;
+// replica.Tracker implements it.
+type Replicas interface {
+	// Saw is called at the end of each read whose version means the same on all replicas.
+	// It must not block.
+	Saw(k replica.Key, scheme, version string)
+	// Confirm waits until all replicas have dropped reads that began before these.
+	Confirm(ctx context.Context, reads []replica.Read) replica.Coverage
+}
+
+// schemeOf returns the scheme of a secret's versions, or replica.SchemeNone if they mean
+// nothing to another replica: a generated credential is that of this replica, and a file or
+// an environment variable that of this machine.
+func (r *Resolver) schemeOf(in *integration.Integration, ref secret.Ref) string {
+	switch versions, _ := r.cfg.Versions(in, ref); {
+	case versions == secret.StoreVersions:
+		return ""
+	case versions == secret.NoVersions && in.Kind != secret.KindLocalFile && r.cfg.VersionScheme != "":
+		return r.cfg.VersionScheme
+	default:
+		return replica.SchemeNone
+	}
+}
+
+func replicaKey(in *integration.Integration, ref *secret.Ref) replica.Key {
+	return replica.Key{Integration: in.ID, Store: in.CanonicalStore(ref.Store), Name: ref.Name, Version: ref.Version}
+}
+
+// saw notes that a read has seen a version.
+func (r *Resolver) saw(in *integration.Integration, ref secret.Ref, version string) {
+	if r.cfg.Replicas == nil {
+		return
+	}
+	if scheme := r.schemeOf(in, ref); scheme != replica.SchemeNone {
+		r.cfg.Replicas.Saw(replicaKey(in, &ref), scheme, version)
+	}
+}
+
+// confirm makes the other replicas drop what they read before a refresh.
+func (r *Resolver) confirm(ctx context.Context, in *integration.Integration, configs []refreshing) replica.Coverage {
+	if r.cfg.Replicas == nil {
+		return replica.Coverage{State: replica.ThisReplica}
+	}
+	var reads []replica.Read
+	for i := range configs {
+		c := &configs[i]
+		if c.err != nil {
+			continue
+		}
+		read := replica.Read{Key: replicaKey(in, &c.ref), Scheme: r.schemeOf(in, c.ref), Version: c.load.Version, Began: c.load.ReadAt}
+		if read.Scheme == replica.SchemeNone {
+			read.Version = ""
+		}
+		reads = append(reads, read)
+	}
+	return r.cfg.Replicas.Confirm(ctx, reads)
+}
