@@ -143,3 +143,23 @@ func TestWatch(t *testing.T) {
 		}
 	}
 }
+
+// Refresh returns what the broker reads now, and no value.
+func TestRefresh(t *testing.T) {
+	b := clienttest.NewBroker(t)
+	b.SetSecret("prod", db, clienttest.Secret{Value: []byte("x"), Version: "v7"})
+	before := time.Now()
+	res, err := b.Client().Refresh(t.Context(), client.RefreshRequest{IntegrationID: "prod", Configs: map[string]string{"p": db, "q": db + "-other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := res.Configs["p"]; p.Version != "v7" || p.FetchTime.Before(before) || len(res.Configs) != 1 {
+		t.Errorf("configs %+v", res.Configs)
+	}
+	if e := res.Errors["q"]; e.Reason != client.ReasonSecretNotFound || e.Config != "q" {
+		t.Errorf("errors %+v", res.Errors)
+	}
+	if res.Coverage != client.CoverageThisReplica || res.RequestID == "" || len(res.Unacknowledged) > 0 {
+		t.Errorf("answer %+v", res)
+	}
+}

@@ -26,6 +26,7 @@ var onlineCommands = []struct {
 	{"resolve", []string{"resolve", "--integration", "prod", "--allow-partial", "--reveal", "database.password=https://my-vault.vault.azure.net::db-secret"}, exit.NotFound},
 	{"check", []string{"check", "--integration", "prod", "database.password=https://my-vault.vault.azure.net::db-secret"}, exit.NotFound},
 	{"watch", []string{"watch", "--once", "--integration", "prod", "database.password=https://my-vault.vault.azure.net::db-secret"}, exit.NotFound},
+	{"refresh", []string{"refresh", "--integration", "prod", "database.password=https://my-vault.vault.azure.net::db-secret"}, exit.NotFound},
 	{"explain", []string{"explain", "--principal", "spiffe://example.org/connect/worker-1", "https://my-vault.vault.azure.net::db-secret"}, exit.OK},
 	{"integration-list", []string{"integration", "list"}, exit.OK},
 	{"integration-describe", []string{"integration", "describe", "prod"}, exit.OK},
