@@ -15,11 +15,13 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.serialization.StringSerializer;
 import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
 
 /** Tests the jar on the class path of the processes that load config providers only from there. */
 @ExtendWith(World.Shared.class)
+@Order(2)
 class ClassPathIT {
   private static final Duration SOON = Duration.ofSeconds(60);
 

@@ -27,6 +27,7 @@ import org.junit.jupiter.api.extension.ExtendWith;
  * contain the word "canary"; the last test searches for it in everything that a worker writes.
  */
 @ExtendWith(World.Shared.class)
+@Order(1)
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class ConnectWorkerIT {
   private static final Duration SOON = Duration.ofSeconds(30);

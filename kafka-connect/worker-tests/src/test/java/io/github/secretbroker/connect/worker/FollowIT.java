@@ -12,11 +12,13 @@ import java.util.Set;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.Order;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.extension.ExtendWith;
 
 /** Tests that the real broker tells the jar of changes. The jar runs in the process of the test. */
 @ExtendWith(World.Shared.class)
+@Order(3)
 class FollowIT {
   private static final String REFERENCE = Broker.VAULT + "::connect-follow";
 

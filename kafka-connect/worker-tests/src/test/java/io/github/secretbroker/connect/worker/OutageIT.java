@@ -9,7 +9,6 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Map;
 import java.util.regex.Pattern;
-import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.MethodOrderer;
 import org.junit.jupiter.api.Order;
@@ -19,9 +18,10 @@ import org.junit.jupiter.api.extension.ExtendWith;
 
 /**
  * Tests a real worker with many tasks while its broker is down. The number of connectors and tasks is that
- * of worker-tests/pom.xml, or of make test-connect-outage.
+ * of worker-tests/pom.xml, or of make test-connect-outage. It is the last class, and leaves them to the worker.
  */
 @ExtendWith(World.Shared.class)
+@Order(4)
 @TestMethodOrder(MethodOrderer.OrderAnnotation.class)
 class OutageIT {
   private static final int CONNECTORS = Integer.getInteger("outage.connectors");
@@ -48,13 +48,6 @@ class OutageIT {
           "tasks.max", String.valueOf(TASKS), TasksConnector.SECRET, Broker.placeholder("connect-tasks"))).status());
     }
     awaitAll("RUNNING");
-  }
-
-  @AfterAll
-  static void stop() {
-    for (int i = 0; i < CONNECTORS; i++) {
-      worker.delete("c" + i);
-    }
   }
 
   /** Waits until all connectors and tasks have that state. Returns the milliseconds. */
