@@ -63,8 +63,7 @@ final class BrokerConnection implements AutoCloseable {
     this.tls = new ReloadingSslContext(settings.tls());
     this.statistics = Statistics.register(settings.clientId());
     this.channels = new BrokerChannels(() -> BrokerTransport.build(settings, tls), outage);
-    this.follower = new Follower(
-        channels, (link, integration) -> BrokerTransport.channel(settings, link, integration), this::errorOf);
+    this.follower = follower(Follower.COMPLETE_MS);
   }
 
   /**
@@ -181,6 +180,12 @@ final class BrokerConnection implements AutoCloseable {
 
   private BrokerException errorOf(StatusRuntimeException e) {
     return BrokerException.of(e, settings.brokers(), tls.describe());
+  }
+
+  /** Returns another Follower; see its constructor. The caller closes it. */
+  Follower follower(long completeMs) {
+    return new Follower(
+        channels, (link, integration) -> BrokerTransport.channel(settings, link, integration), this::errorOf, completeMs);
   }
 
   /** Returns what tells subscribers of changes. It ends with the connection. */

@@ -55,12 +55,13 @@ final class Follower implements AutoCloseable {
   private static final long MAX_BACKOFF_MS = 30_000;
   /** A stream that ends sooner does not count as a success. */
   private static final long LASTING = TimeUnit.SECONDS.toNanos(5);
-  /** A stream whose first states take longer is given up: the broker reports slow stores after 30 s. */
-  private static final long COMPLETE_SECONDS = 60;
+  /** How long a stream may take until it is complete. The broker reports most stores that hang after 30 s. */
+  static final long COMPLETE_MS = 60_000;
   /** Longer than a broker keeps a connection. A stream that hangs ends at the latest then. */
   private static final long LIFETIME_SECONDS = 15 * 60;
 
   private final BrokerChannels channels;
+  private final long completeMs;
   private final BiFunction<Link, String, Channel> balanced;
   private final Function<StatusRuntimeException, BrokerException> errors;
   private final ScheduledThreadPoolExecutor thread;
@@ -84,10 +85,13 @@ final class Follower implements AutoCloseable {
    * @param channels remain the property of the caller
    * @param balanced returns the channel for calls of an integration
    * @param errors converts an error of gRPC
+   * @param completeMs how long a stream may take until it is complete, in milliseconds
    */
   Follower(
-      BrokerChannels channels, BiFunction<Link, String, Channel> balanced, Function<StatusRuntimeException, BrokerException> errors) {
+      BrokerChannels channels, BiFunction<Link, String, Channel> balanced,
+      Function<StatusRuntimeException, BrokerException> errors, long completeMs) {
     this.channels = channels;
+    this.completeMs = completeMs;
     this.balanced = balanced;
     this.errors = errors;
     thread = new ScheduledThreadPoolExecutor(1, task -> {
@@ -220,6 +224,7 @@ final class Follower implements AutoCloseable {
   }
 
   private void received(Stream stream, WatchResponse response) {
+    stream.heard = true;
     for (Notice notice : response.getNoticesList()) {
       if (notice.getSet() >= 0 && notice.getSet() < stream.sets.size()) {
         stream.sets.get(notice.getSet()).noticed(notice);
@@ -228,16 +233,37 @@ final class Follower implements AutoCloseable {
     if (response.hasReconnectAfter()) {
       stream.reconnectAfter = Math.min(BrokerException.millis(response.getReconnectAfter()), MAX_BACKOFF_MS * 2);
     }
-    if (response.getComplete() && !stream.complete) {
-      stream.complete = true;
-      stream.timeout.cancel(false);
-      unreachable = false;
-      if (stream == next) {
-        end(current);
-        current = stream;
-        next = null;
-      }
-      LOG.debug("Following {} sets of references, request {}", stream.sets.size(), response.getRequestId());
+    if (response.getComplete()) {
+      use(stream);
+    }
+  }
+
+  /** Replaces the current stream by one that has sent all states. */
+  private void use(Stream stream) {
+    if (stream.complete) {
+      return;
+    }
+    stream.complete = true;
+    stream.timeout.cancel(false);
+    unreachable = false;
+    if (stream == next) {
+      end(current);
+      current = stream;
+      next = null;
+    }
+    LOG.debug("Following {} sets of references", stream.sets.size());
+  }
+
+  /** Gives up a stream on which nothing has arrived. One that waits for a store that hangs is used. */
+  private void timeout(Stream stream) {
+    if (stream.ended) {
+      return;
+    }
+    if (stream.heard) {
+      use(stream);
+    } else {
+      channels.unanswered(stream.link);
+      stream.call.cancel("the broker did not send anything in time", null);
     }
   }
 
@@ -286,7 +312,8 @@ final class Follower implements AutoCloseable {
     private final ClientCall<WatchRequest, WatchResponse> call;
     private final long began = System.nanoTime();
     private final ScheduledFuture<?> timeout;
-    private boolean complete;
+    private boolean heard; // a message has arrived
+    private boolean complete; // it has sent all states
     private boolean ended;
     private long reconnectAfter; // milliseconds
 
@@ -295,10 +322,7 @@ final class Follower implements AutoCloseable {
       this.sets = sets;
       // A stream for several integrations goes to the broker of the first one.
       call = balanced.apply(link, sets.get(0).integration).newCall(WATCH, CallOptions.DEFAULT.withDeadlineAfter(LIFETIME_SECONDS, TimeUnit.SECONDS));
-      timeout = thread.schedule(() -> {
-        channels.unanswered(link);
-        call.cancel("the broker did not send all states in time", null);
-      }, COMPLETE_SECONDS, TimeUnit.SECONDS);
+      timeout = thread.schedule(() -> Follower.this.timeout(this), completeMs, TimeUnit.MILLISECONDS);
     }
 
     void start() {

@@ -159,6 +159,11 @@ final class FakeBroker implements AutoCloseable {
     return begun.size();
   }
 
+  /** Returns the stream that has begun last. */
+  Watch lastWatch() {
+    return begun.get(begun.size() - 1);
+  }
+
   /** Returns the number of streams that the clients have not ended. */
   long openWatches() {
     return begun.stream().filter(watch -> !watch.cancelled()).count();

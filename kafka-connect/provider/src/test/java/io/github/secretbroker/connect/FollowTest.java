@@ -183,6 +183,41 @@ class FollowTest {
     assertTrue(took >= 100 + 200 + 400, "four streams began within " + took + " ms");
   }
 
+  /** A broker, or a connection, that hangs without failing. */
+  @Test
+  void aStreamOnWhichNothingArrivesIsGivenUp() throws Exception {
+    bench.broker.watched = watch -> {
+      if (bench.broker.watches() > 1) {
+        watch.send(complete("v1"));
+      }
+    };
+    try (Follower follower = broker.follower(1_000)) {
+      follower.follow("cspi", List.of(REFERENCE), List.of("v1"), (index, notice) -> notices.add(notice.getVersion()));
+      bench.broker.nextWatch().awaitCancelled();
+      assertEquals("v1", nextNotice());
+    }
+  }
+
+  /** The store of one subscription hangs, so the broker cannot send all states. */
+  @Test
+  void aStreamThatIsNotCompleteIsUsedAfterATime() throws Exception {
+    bench.broker.watched = watch -> watch.send(watch.request.getSetsCount() == 1
+        ? complete("v1") : response(0, Notice.State.STATE_CURRENT, "v1"));
+    try (Follower follower = broker.follower(2_000)) {
+      Follower.Listener listener = (index, notice) -> notices.add(notice.getVersion());
+      follower.follow("cspi", List.of(REFERENCE), List.of("v1"), listener);
+      assertEquals("v1", nextNotice());
+      follower.follow("hangs", List.of(REFERENCE), List.of(""), listener);
+      SharedCallsTest.await("the second stream has replaced the first one", () ->
+          bench.broker.lastWatch().request.getSetsCount() == 2 && !bench.broker.lastWatch().cancelled()
+              && bench.broker.openWatches() == 1);
+      bench.broker.lastWatch().send(response(0, Notice.State.STATE_CHANGED, "v2"));
+      for (String version = nextNotice(); !"v2".equals(version); version = nextNotice()) {
+        assertEquals("v1", version);
+      }
+    }
+  }
+
   @Test
   void waitsHaveJitterAndGrow() {
     for (int i = 0; i < 1000; i++) {
