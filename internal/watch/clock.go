@@ -27,12 +27,23 @@ type lane struct {
 	waiting map[authz.Principal][]*target
 }
 
-// push adds a read on behalf of a principal, "" for the Hub itself.
-func (l *lane) push(who authz.Principal, t *target) {
-	if len(l.waiting[who]) == 0 {
+// push adds a read on behalf of a principal, of which there are at most twice most: then
+// push removes those of targets that are not read any more. A store that hangs would
+// otherwise let a principal that opens streams again and again fill the memory.
+func (l *lane) push(who authz.Principal, t *target, most int) {
+	queue := l.waiting[who]
+	if len(queue) == 0 {
 		l.order = append(l.order, who)
 	}
-	l.waiting[who] = append(l.waiting[who], t)
+	if len(queue) >= 2*most {
+		seen := make(map[*target]bool, most)
+		queue = slices.DeleteFunc(queue, func(t *target) bool {
+			dead := seen[t] || t.allowed == 0 || !slices.Contains(t.queuedBy, who)
+			seen[t] = true
+			return dead
+		})
+	}
+	l.waiting[who] = append(queue, t)
 }
 
 // pop returns the next read, nil if there is none.
@@ -70,8 +81,37 @@ func (h *Hub) enqueue(t *target, who authz.Principal) {
 		h.lanes[key] = l
 	}
 	t.queuedBy = append(t.queuedBy, who)
-	l.push(who, t)
+	l.push(who, t, h.cfg.MaxSecretsPerPrincipal)
 	h.busy[l] = struct{}{}
+}
+
+// mostTurns is the number of principals that turnFor compares.
+const mostTurns = 100
+
+// turnFor returns the principal whose turn a read by the clock takes: of those that watch the
+// target, the one that watches the fewest secrets. So a principal that watches many delays
+// only its own. It requires the lock.
+func (h *Hub) turnFor(t *target) (who authz.Principal) {
+	least := 0
+	consider := func(p authz.Principal, w *watcher) {
+		if n := len(w.secrets); w.secrets[t] > 0 && (least == 0 || n < least) {
+			who, least = p, n
+		}
+	}
+	if len(t.items) <= mostTurns {
+		for _, it := range t.items {
+			consider(it.stream.who, h.watchers[it.stream.who])
+		}
+		return who
+	}
+	looked := 0
+	for p, w := range h.watchers { // in a random order
+		if looked++; looked > mostTurns && who != "" {
+			break
+		}
+		consider(p, w)
+	}
+	return who
 }
 
 // Run reads watched secrets again in time, until ctx ends. It returns when the last read
@@ -108,7 +148,8 @@ func (h *Hub) tick(ctx context.Context, now time.Time) time.Duration {
 		readDue := t.readDue
 		if !readDue.IsZero() && !readDue.After(now) {
 			readDue = time.Time{}
-			h.enqueue(t, "")
+			t.byClock = true
+			h.enqueue(t, h.turnFor(t))
 		}
 		h.schedule(t, readDue)
 	}
@@ -142,8 +183,13 @@ func (h *Hub) dropLane(l *lane) {
 
 // begin reads a target. It requires the lock.
 func (h *Hub) begin(ctx context.Context, l *lane, t *target, who authz.Principal, now time.Time) {
-	fresh := t.known || who == ""
-	t.queuedBy, t.running, t.startedAt = nil, true, now
+	// The store's queue charges the first read to the principal that wants it, and later
+	// ones, which all watchers want, to the Hub.
+	fresh := t.known || t.byClock
+	if fresh {
+		who = ""
+	}
+	t.queuedBy, t.byClock, t.running, t.startedAt = nil, false, true, now
 	l.running++
 	h.stats.Reads++
 	h.reads.Go(func() {

@@ -186,7 +186,7 @@ func (h *Hub) Open(who authz.Principal, items []Item) (*Stream, error) {
 	w.streams++
 	var over string
 	switch {
-	case h.items+len(items) > h.cfg.MaxItems:
+	case h.items+len(items) > h.mostItems(w.items+len(items)):
 		over = "watch.max_items"
 	case w.items+len(items) > h.cfg.MaxItemsPerPrincipal:
 		over = "watch.max_items_per_principal"
@@ -204,6 +204,15 @@ func (h *Hub) Open(who authz.Principal, items []Item) (*Stream, error) {
 		return nil, &LimitError{over}
 	}
 	return s, nil
+}
+
+// mostItems returns how many items of all principals there may be when one of them has n. One
+// in eight is only for principals that have at most a 64th of all.
+func (h *Hub) mostItems(n int) int {
+	if n <= max(1, h.cfg.MaxItems/64) {
+		return h.cfg.MaxItems
+	}
+	return h.cfg.MaxItems - h.cfg.MaxItems/8
 }
 
 // add adds an item to a stream. It requires the lock.

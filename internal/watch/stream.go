@@ -166,8 +166,27 @@ func (s *Stream) Next(ctx context.Context) (notices []Notice, complete bool, err
 		select {
 		case <-ctx.Done():
 		case <-s.wake:
+			s.gather(ctx)
 		case <-resume:
 		}
+	}
+}
+
+// gatherTime is how long a stream that is not complete waits for further items. When a broker
+// has just started, the reads of a stream's secrets end one after the other, and each would be
+// a message.
+const gatherTime = 25 * time.Millisecond
+
+// gather waits for further marked items, if the stream is not complete.
+func (s *Stream) gather(ctx context.Context) {
+	if s.unsaid == 0 {
+		return
+	}
+	timer := time.NewTimer(gatherTime)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 

@@ -35,6 +35,7 @@ type target struct {
 	readDue, leadDue time.Time // when to read, and when watchers are told of the end; zero for never
 	index            int       // in the heap, -1 if absent
 	queuedBy         []authz.Principal
+	byClock          bool          // the clock wants the read that waits
 	interval         time.Duration // after which it is read again
 	startedAt        time.Time     // of the last read that the Hub has begun
 	running          bool
@@ -145,6 +146,9 @@ func (h *Hub) allow(it *item, d *Decision) {
 	t.interval = d.Interval
 	h.route(t, Key{t.key.Integration, d.Store, t.ref.Name, t.ref.Version})
 	if it.allowed {
+		if t.known && t.revision != d.ReadRevision { // the integration reads other stores now
+			h.readSoon(t)
+		}
 		return
 	}
 	it.allowed = true

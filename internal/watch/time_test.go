@@ -178,7 +178,7 @@ func TestRate(t *testing.T) {
 
 // TestLimits: each limit refuses with its name, and a closed stream makes room.
 func TestLimits(t *testing.T) {
-	simulated(t, Config{MaxItems: 10, MaxItemsPerPrincipal: 6, MaxSecretsPerPrincipal: 3}, func(t *testing.T, h *Hub, w *world) {
+	simulated(t, Config{MaxItems: 11, MaxItemsPerPrincipal: 6, MaxSecretsPerPrincipal: 3}, func(t *testing.T, h *Hub, w *world) {
 		items := func(n, secrets int) (all []Item) {
 			for i := range n {
 				all = append(all, Item{IntegrationID: "it", Ref: ref(fmt.Sprintf("a%d", i%secrets))})
@@ -197,7 +197,7 @@ func TestLimits(t *testing.T) {
 		s := open(t, h, alice, items(6, 3)...)
 		refused(alice, items(1, 1), "watch.max_items_per_principal")
 		other := open(t, h, bob, items(4, 1)...)
-		refused("dns:c.example.org", items(1, 1), "watch.max_items")
+		refused("dns:c.example.org", items(2, 1), "watch.max_items")
 		s.Close()
 		open(t, h, bob, items(2, 3)...).Close()
 		other.Close()
