@@ -11,10 +11,8 @@ import (
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
-	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
@@ -282,58 +280,6 @@ func (g *guarded) takeTurn(cc *callContext, decode func(any) error) func(any) er
 		return g.ic.refuse(ctx, g.name, &cc.call, err)
 	}
 }
-
-// stream is the interceptor of the few streaming methods (Watch, reflection, health). They
-// need no deadline: they end with their connection, or at shutdown.
-func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	start := time.Now()
-	c := &call{requestID: newRequestID()}
-	defer func() { ic.metrics.of(info.FullMethod).observe(status.Code(err), time.Since(start)) }()
-	defer func() {
-		if p := recover(); p != nil {
-			err = ic.panicked(ss.Context(), info.FullMethod, c, p)
-		}
-	}()
-	var id peerIdentity
-	if c.who, err = identityOf(ss.Context(), &id); err != nil {
-		return ic.refuse(ss.Context(), info.FullMethod, c, err)
-	}
-	if id.conn != nil {
-		id.conn.traffic.handlers.Add(1)
-		id.conn.traffic.streaming.Add(1)
-		defer id.conn.traffic.handlers.Add(-1)
-		defer id.conn.traffic.streaming.Add(-1)
-		if info.IsClientStream {
-			id.conn.traffic.openEnded.Add(1)
-			defer id.conn.traffic.openEnded.Add(-1)
-		}
-	}
-	at := ic.reflection
-	switch info.FullMethod {
-	case healthpb.Health_Watch_FullMethodName:
-		at = ic.watches
-	case secretbrokerv1.WatchService_Watch_FullMethodName:
-		at = ic.rotations
-	}
-	if err := ic.admit(&id, at, ic.rules[info.FullMethod], start); err != nil {
-		return ic.refuse(ss.Context(), info.FullMethod, c, err)
-	}
-	defer at.Release(string(c.who.Principal))
-	ctx, cancel := context.WithCancel(ss.Context())
-	defer cancel()
-	defer context.AfterFunc(ic.closing, cancel)()
-	ctx = context.WithValue(context.WithValue(ctx, callKey{}, c), connectionKey{}, id.conn)
-	return handler(srv, &endingStream{ServerStream: ss, ctx: ctx})
-}
-
-// endingStream is a stream that ends at shutdown. Otherwise a client that watches the
-// broker's health would delay the shutdown.
-type endingStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s *endingStream) Context() context.Context { return s.ctx }
 
 // refuse logs a call that was not admitted and returns its status.
 func (ic *interceptor) refuse(ctx context.Context, method string, c *call, err error) error {

@@ -167,7 +167,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Trust == nil {
 		return nil, errors.New("server: Config.Trust is required: the server's certificate and the client CAs")
 	}
-	limits := cfg.Limits.withDefaults()
+	limits, memory := cfg.Limits.withDefaults(), cmp.Or(cfg.Memory, budget.New(defaultMemory))
 	closing, endStreams := context.WithCancel(context.Background())
 	draining, drain := context.WithCancel(context.Background())
 	measured := newCallMetrics(cfg.Metrics)
@@ -181,7 +181,7 @@ func New(cfg Config) (*Server, error) {
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
 	greetings.displaced, greetings.displacedBySource = ended.displaced.WithLabelValues("all"), ended.displaced.WithLabelValues("address")
 	refusals := &handshakeLog{log: cfg.Logger, count: ic.metrics.handshakes.Inc}
-	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, cmp.Or(cfg.Memory, budget.New(defaultMemory)), cmp.Or(cfg.timeouts, defaultTimeouts), cmp.Or(cfg.Denials, denial.NewSet()))
+	known := newConnections(limits.MaxConnectionsPerPrincipal, cfg.Logger, ended, memory, cmp.Or(cfg.timeouts, defaultTimeouts), cmp.Or(cfg.Denials, denial.NewSet()))
 	g := grpc.NewServer(
 		grpc.Creds(identifyingCredentials{
 			TransportCredentials: credentials.NewTLS(cfg.Trust.TLSConfig()),
@@ -222,7 +222,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Watcher != nil {
 		services = append(services, service{secretbrokerv1.WatchService_ServiceDesc, &watchService{
-			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, streams: ic.rotations, sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
+			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, limiter: ic.rotations, memory: budget.New(memory.Stats().Total / watchShare), sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
 		}})
 	}
 	for _, service := range services {

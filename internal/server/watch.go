@@ -13,6 +13,7 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/watch"
@@ -37,8 +38,13 @@ const (
 	// watchBeginsPerSecond is the maximum number of streams that one principal opens in a
 	// second.
 	watchBeginsPerSecond = 1000
-	// watchedBytes is roughly the memory that one item uses, in bytes.
-	watchedBytes = 512
+	// watchStreamBytes is roughly the memory of a stream in addition to streamBytes,
+	// handlerBytes and its request, mostly its stack, and watchedBytes that of one item.
+	watchStreamBytes = 32 << 10
+	watchedBytes     = 512
+	// watchShare: streams may use 1/watchShare of the memory for calls. They stay open, so
+	// callers that open many must leave room for calls.
+	watchShare = 2
 	// reopenCost is how much reconnect_after grows with each open stream: what opening a
 	// stream costs the broker that gets all of them.
 	reopenCost = time.Millisecond
@@ -57,8 +63,10 @@ type watchService struct {
 	log     *slog.Logger
 	// draining ends when the broker begins to shut down.
 	draining context.Context
-	// streams counts the open streams.
-	streams interface{ Active() int }
+	// limiter counts the open streams.
+	limiter *limiter
+	// memory limits what all streams use; their connections' accounts are charged too.
+	memory *budget.Budget
 	// sendTimeout is how long the caller may take to read a message.
 	sendTimeout time.Duration
 }
@@ -71,13 +79,11 @@ func (s *watchService) Watch(req *secretbrokerv1.WatchRequest, stream grpc.Serve
 	if s.draining.Err() != nil {
 		return s.goodbye(stream, c)
 	}
-	items := countConfigs(req)
-	if conn != nil && !conn.traffic.account.Reserve(items*watchedBytes) {
-		return statusOf(overLimit(&admission.Refusal{Limit: admission.Memory}), c.requestID).Err()
+	release, ok := s.reserve(c, conn, watchStreamBytes+countConfigs(req)*watchedBytes)
+	if !ok {
+		return statusOf(s.limiter.refusal(&admission.Refusal{Limit: admission.Memory, RetryAfter: maxReopen}), c.requestID).Err()
 	}
-	if conn != nil {
-		defer conn.traffic.account.Release(items * watchedBytes)
-	}
+	defer release()
 	w, err := s.watcher.Watch(stream.Context(), c.who, watchRequestOf(req, c.requestID))
 	if err != nil {
 		return s.failed(stream.Context(), c, err)
@@ -112,6 +118,28 @@ func (s *watchService) Watch(req *secretbrokerv1.WatchRequest, stream grpc.Serve
 	}
 }
 
+// reserve reserves the memory of a stream. The caller releases it.
+func (s *watchService) reserve(c *call, conn *connection, n int64) (release func(), ok bool) {
+	streams := s.memory.Account(string(c.who.Principal))
+	if !streams.Reserve(n) {
+		streams.Close()
+		return nil, false
+	}
+	charged := conn != nil
+	if charged && !conn.traffic.account.Reserve(n) {
+		streams.Release(n)
+		streams.Close()
+		return nil, false
+	}
+	return func() {
+		if charged {
+			conn.traffic.account.Release(n)
+		}
+		streams.Release(n)
+		streams.Close()
+	}, true
+}
+
 // countConfigs returns the number of configs of a request.
 func countConfigs(req *secretbrokerv1.WatchRequest) (n int64) {
 	for _, set := range req.GetSets() {
@@ -134,7 +162,7 @@ func (s *watchService) goodbye(stream grpc.ServerStreamingServer[secretbrokerv1.
 	if s.draining.Err() != nil {
 		least = drainPause
 	}
-	spread := min(minReopen+time.Duration(s.streams.Active())*reopenCost, maxReopen)
+	spread := min(minReopen+time.Duration(s.limiter.Active())*reopenCost, maxReopen)
 	after := least + time.Duration(rand.Int64N(int64(spread))) //nolint:gosec // spreads load
 	return s.send(stream, c, &secretbrokerv1.WatchResponse{ReconnectAfter: durationpb.New(after)})
 }
@@ -199,6 +227,7 @@ func watchLimiter(m *callMetrics, l WatchLimits) *limiter {
 	lim := m.streamLimiter("watch", limits)
 	lim.refusals = map[admission.Limit]string{
 		admission.PerCaller: "this caller has more open Watch streams than watch.max_streams_per_principal allows; watch many secrets with one stream, or ask the operator to raise the limit",
+		admission.Memory:    "the Watch streams of this caller, or of all callers, use as much of the broker's memory as they may; watch fewer secrets, close streams that are not needed, or ask the operator to raise the memory limit",
 		admission.Total:     "the broker has more open Watch streams than watch.max_streams allows; retry later, or call another broker",
 	}
 	return lim
