@@ -33,7 +33,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 RACE := $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help abuse build test test-connect test-connect-outage test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability reliability-watch vuln ci
+.PHONY: help abuse build test test-connect test-connect-outage test-connect-versions test-peers test-postgres scaling bench bench-matrix bench-matrix-quick bench-matrix-docs bench-compare bench-facts bench-growth bench-churn bench-watch bench-peers bench-ghz pgo connect-jar cover docs overload fuzz lint fmt-check generate generate-check proto-lint proto-breaking proto-snapshot reliability reliability-watch vuln ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ bench-growth: ## measure how the cost of a call grows with configs, sizes, grant
 
 bench-churn: ## simulate an hour of changing connections in CHURN_TIME (5m), and check for memory growth
 	$(GO) run ./bench/perf churn -duration $(CHURN_TIME)
+
+bench-watch: ## measure streams of Watch: memory, CPU, the time of a notice, the effect on Resolve
+	$(GO) run ./bench/perf watch
 
 bench-peers: ## build Vault and Dapr, and compare them with the broker (docs/comparison.md)
 	$(GO) run ./bench/perf peers

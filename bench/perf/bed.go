@@ -201,8 +201,7 @@ const auditFile = "audit.jsonl"
 const overdue = 2 * time.Minute
 
 func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, err error) {
-	duration := max(b.duration, w.least)
-	ctx, cancel := context.WithTimeout(ctx, b.warm+duration+overdue)
+	ctx, cancel := context.WithTimeout(ctx, b.warm+max(b.duration, w.least)+overdue)
 	defer cancel()
 	p, what, err := b.start(ctx, s)
 	if err != nil {
@@ -210,6 +209,12 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	}
 	w.calls = cmp.Or(what, w.calls)
 	defer func() { err = errors.Join(err, p.Stop()) }()
+	return b.loadOn(ctx, p, s.name, w)
+}
+
+// loadOn measures a running server under one load.
+func (b *bed) loadOn(ctx context.Context, p *testbed.Process, name string, w workload) (sample, error) {
+	duration := max(b.duration, w.least)
 	args := []string{b.self, "load", "-addr", p.Addr, "-ca", b.world.Env.CAFile, "-cert", b.client[0], "-key", b.client[1], "-calls", w.calls,
 		"-connections", strconv.Itoa(w.connections), "-in-flight", strconv.Itoa(w.inFlight), "-warm", b.warm.String(), "-duration", duration.String()}
 	if w.rate != nil {
@@ -253,7 +258,7 @@ func (b *bed) measureOnce(ctx context.Context, s server, w workload) (_ sample, 
 	if others := b.share(after.busy-before.busy-(after.CPU-before.CPU), took); b.quiet > 0 && others > b.quiet {
 		return nil, fmt.Errorf("%w: other processes used %.0f %% of the CPUs", errDisturbed, 100*others)
 	}
-	return report.sample(s.name, before, after)
+	return report.sample(name, before, after)
 }
 
 // sample computes the figures of a server from its usage before and after.

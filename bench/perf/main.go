@@ -27,6 +27,7 @@ const usage = `usage:
   perf matrix-docs [flags]         write a saved matrix into a document
   perf facts [flags]               measure cold calls, a herd, connections, a start
   perf growth [flags]              measure how the cost of a call grows
+  perf watch [flags]               measure streams of Watch
   perf churn [flags]               let an hour of comings and goings happen
   perf peers [flags]               measure what one would use instead
   perf floor [flags]               a floor server, as run starts it
@@ -59,6 +60,8 @@ func mainWithCode(ctx context.Context, args []string) int {
 		err = facts(ctx, args)
 	case "growth":
 		err = growth(ctx, args)
+	case "watch":
+		err = watch(ctx, args)
 	case "churn":
 		err = churn(ctx, args)
 	case "peers":
