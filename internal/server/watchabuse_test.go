@@ -2,12 +2,16 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
@@ -108,3 +112,54 @@ func TestWatchTakesTurns(t *testing.T) {
 		t.Errorf("%d streams were opened at the same time", most)
 	}
 }
+
+// TestWatchEntries: requests with so many entries that decoding them takes long are refused,
+// and malformed ones too.
+func TestWatchEntries(t *testing.T) {
+	ts := startWatched(t, watch.Config{})
+	conn := ts.dial(t, ts.ca.Client(string(granted)))
+	for name, change := range map[string]func(*secretbrokerv1.WatchSet){
+		"known_versions": func(s *secretbrokerv1.WatchSet) {
+			s.KnownVersions = make(map[string]string)
+			for i := range resolve.MaxWatched + 1 {
+				s.KnownVersions[fmt.Sprint(i)] = "v"
+			}
+		},
+		"configs": func(s *secretbrokerv1.WatchSet) {
+			for i := range maxWatchedConfigs + 1 {
+				s.Configs[fmt.Sprint(i)] = "v"
+			}
+		},
+	} {
+		req := items(1)
+		change(req.GetSets()[0])
+		_, err := openWatch(t, conn, req).Recv()
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), name+", the maximum is") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, raw := range []string{"\x0a", "\x0a\x02\x12", "\x0a\x02\x12\x05", "\xff", "\x0a\x03\x0a\x01\xff"} {
+		if err := checkEntries([]byte(raw)); err != nil {
+			t.Errorf("%q: %v", raw, err)
+		}
+		stream, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, secretbrokerv1.WatchService_Watch_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
+		if err == nil {
+			err = errors.Join(stream.SendMsg(raw), stream.CloseSend())
+		}
+		if err == nil {
+			err = stream.RecvMsg(new(string))
+		}
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%q: %v", raw, err)
+		}
+	}
+}
+
+// rawCodec sends strings as messages.
+type rawCodec struct{}
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.(string))}, nil
+}
+func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
+func (rawCodec) Name() string                         { return "proto" }

@@ -76,6 +76,10 @@ func (c codec) marshalOther(v any) (mem.BufferSlice, error) {
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if raw, ok := v.(*Raw); ok {
+		*raw = data.Materialize()
+		return nil
+	}
 	m, ok := v.(*secretbrokerv1.ResolveRequest)
 	if !ok || m == nil || len(data) != 1 {
 		return c.CodecV2.Unmarshal(data, v)
@@ -86,6 +90,10 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	return nil
 }
+
+// Raw is a message that is not decoded. A handler of a stream may receive it and decode it
+// later.
+type Raw []byte
 
 // decodeRequest decodes b into m. It returns false if b is malformed or has fields that
 // this code does not handle, such as max_age. m is then undefined.
