@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/secretbroker/secretbroker/bench/testbed"
-	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -103,16 +102,12 @@ func (b *bed) writeIdentities() (err error) {
 // embedded Key Vault, which takes 10 ms for each read.
 func (b *bed) writeValues() error {
 	err := os.Mkdir(b.path("values"), 0o700)
-	var vault strings.Builder
-	name := strings.TrimSuffix(strings.TrimPrefix(devmode.VaultURL, "https://"), ".vault.azure.net")
-	fmt.Fprintf(&vault, "vaults:\n  %s:\n    delay: 10ms\n    secrets:\n", name)
 	for i := range 64 {
 		err = errors.Join(err, os.WriteFile(b.path("values", fmt.Sprint("v-", i)), fmt.Appendf(nil, "correct-horse-%d", i), 0o600))
-		fmt.Fprintf(&vault, "      v-%d: {value: correct-horse-%d}\n", i, i)
 	}
 	return errors.Join(err,
 		os.WriteFile(b.path("values", "big"), []byte(strings.Repeat("x", 200_000)), 0o600),
-		os.WriteFile(b.world.Env.SecretsFile, []byte(vault.String()), 0o600))
+		os.WriteFile(b.world.Env.SecretsFile, b.vaultSecrets(0), 0o600))
 }
 
 // document returns an integration whose secrets are files.
@@ -139,8 +134,17 @@ func (b *bed) reference(secret string) string { return "file://" + b.path("value
 // startAlone starts a broker whose integrations are files.
 func (b *bed) startAlone(ctx context.Context, c *abuse) (err error) {
 	documents := b.documents()
-	if documents["vaulted"], err = b.vaulted(); err != nil {
+	sample, err := os.ReadFile(b.world.Env.IntegrationFile)
+	if err != nil {
 		return err
+	}
+	if err := os.Remove(b.world.Env.IntegrationFile); err != nil {
+		return err
+	}
+	for id, more := range map[string]string{"vaulted": "", "watched": fmt.Sprintf("cache: {ttl: %s}\n", watchedTTL)} {
+		if documents[id], err = b.vaulted(string(sample), id, more); err != nil {
+			return err
+		}
 	}
 	for id, text := range documents {
 		if err := os.WriteFile(b.path("integrations", id+".yaml"), []byte(text), 0o600); err != nil {
@@ -153,25 +157,21 @@ func (b *bed) startAlone(ctx context.Context, c *abuse) (err error) {
 			return err
 		}
 	}
-	b.broker, err = startBroker(ctx, b, "broker", "registry: {directory: {path: integrations/}}\nroles: {resource_owner: [spiffe://example.org"+operator+"]}", audit, b.options.serverCPUs)
+	b.broker, err = startBroker(ctx, b, "broker", "registry: {directory: {path: integrations/}}\nroles: {resource_owner: [spiffe://example.org"+operator+"]}\nwatch: {splay: 0s}", audit, b.options.serverCPUs)
 	return err
 }
 
 // vaulted returns an integration with the embedded Key Vault that allows eight concurrent
 // reads, which are 800 per second.
-func (b *bed) vaulted() (string, error) {
-	sample, err := os.ReadFile(b.world.Env.IntegrationFile)
-	if err != nil {
-		return "", err
-	}
-	settings, _, ok := strings.Cut(string(sample), "cache:")
+func (b *bed) vaulted(sample, id, more string) (string, error) {
+	settings, _, ok := strings.Cut(sample, "cache:")
 	if !ok {
 		return "", errors.New("the sample integration has another form")
 	}
-	settings = strings.Replace(settings, "id: "+b.world.Env.IntegrationID, "id: vaulted", 1)
-	return settings + `reads: {max_concurrent: 8}
+	settings = strings.Replace(settings, "id: "+b.world.Env.IntegrationID, "id: "+id, 1)
+	return settings + more + `reads: {max_concurrent: 8}
 grants: [{principals: [spiffe://example.org/connect/victim, "spiffe://example.org/attack/*"]}]
-`, os.Remove(b.world.Env.IntegrationFile)
+`, nil
 }
 
 // startReplicas starts two brokers with one PostgreSQL database, 800 additional integrations,
