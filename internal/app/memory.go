@@ -50,21 +50,30 @@ const (
 	// a memory limit.
 	leastBudget     = 24 << 20
 	unlimitedBudget = 768 << 20
+	// watchBudget is the budget of streams where there is enough memory for it in addition:
+	// of 10,000 with 20 configs each.
+	watchBudget = 512 << 20
 )
 
-// budgets limit the memory for calls and for reads of stores.
+// budgets limit the memory for calls and for reads of stores, and for streams of
+// WatchService, which is nil if they use a part of that for calls.
 type budgets struct {
-	calls, reads *budget.Budget
+	calls, reads, watches *budget.Budget
 }
 
 // newBudgets divides the memory that the limit leaves after the broker itself and its
 // cache: a quarter for the garbage collector, half for calls, a quarter for reads.
 func newBudgets(cfg *config.Config) budgets {
-	total := int64(unlimitedBudget)
+	total, room := int64(unlimitedBudget), int64(unlimitedBudget+watchBudget)
 	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
-		total = min(total, max(leastBudget, (limit-baseMemory-int64(cfg.Cache.MaxBytes))/4*3))
+		room = max(leastBudget, (limit-baseMemory-int64(cfg.Cache.MaxBytes))/4*3)
+		total = min(total, room)
 	}
-	return budgets{calls: budget.New(total / 3 * 2), reads: budget.New(total / 3)}
+	b := budgets{calls: budget.New(total / 3 * 2), reads: budget.New(total / 3)}
+	if room >= total+watchBudget {
+		b.watches = budget.New(watchBudget)
+	}
+	return b
 }
 
 // readBytes is the memory that one read of a store needs: a secret of 64 KiB as received,

@@ -269,7 +269,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			Calls:                      callLimits(cfg),
 			Watch:                      server.WatchLimits{MaxStreamsPerPrincipal: cfg.Watch.MaxStreamsPerPrincipal, MaxStreams: cfg.Watch.MaxStreams},
 		},
-		Memory: memory.calls,
+		Memory: memory.calls, WatchMemory: memory.watches,
 		Tracer: traces.tracer,
 	})
 	if err != nil {

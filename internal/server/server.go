@@ -79,7 +79,7 @@ const (
 )
 
 // Config configures a Server. All fields are required except Identity, Denials, Version,
-// Limits, Memory and Tracer.
+// Limits, Memory, WatchMemory and Tracer.
 type Config struct {
 	Resolver Resolver
 	// Manager may be nil: the server then has none of the services that it implements.
@@ -102,6 +102,9 @@ type Config struct {
 	Limits Limits
 	// Memory limits the memory that callers make the broker use; 512 MiB if nil.
 	Memory *budget.Budget
+	// WatchMemory limits the memory of the streams of WatchService. If it is nil, they use
+	// at most half of Memory.
+	WatchMemory *budget.Budget
 	// Tracer, if not nil, traces the calls whose callers request it. The caller of New
 	// runs it.
 	Tracer *tracing.Tracer
@@ -222,7 +225,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Watcher != nil {
 		services = append(services, service{secretbrokerv1.WatchService_ServiceDesc, &watchService{
-			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, limiter: ic.rotations, memory: budget.New(memory.Stats().Total / watchShare), sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
+			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, limiter: ic.rotations, memory: cmp.Or(cfg.WatchMemory, budget.New(memory.Stats().Total/watchShare)), own: cfg.WatchMemory != nil, sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
 		}})
 	}
 	for _, service := range services {

@@ -37,7 +37,7 @@ const (
 	defaultAllWatchStreams = 10_000
 	// watchBeginsPerSecond is the maximum number of streams that one principal opens in a
 	// second.
-	watchBeginsPerSecond = 1000
+	watchBeginsPerSecond = 200
 	// watchStreamBytes is roughly the memory of a stream in addition to streamBytes,
 	// handlerBytes and its request, mostly its stack, and watchedBytes that of one item.
 	watchStreamBytes = 32 << 10
@@ -65,8 +65,10 @@ type watchService struct {
 	draining context.Context
 	// limiter counts the open streams.
 	limiter *limiter
-	// memory limits what all streams use; their connections' accounts are charged too.
+	// memory limits what all streams use. Unless it is memory of its own, the accounts of
+	// their connections are charged too.
 	memory *budget.Budget
+	own    bool
 	// sendTimeout is how long the caller may take to read a message.
 	sendTimeout time.Duration
 }
@@ -125,7 +127,7 @@ func (s *watchService) reserve(c *call, conn *connection, n int64) (release func
 		streams.Close()
 		return nil, false
 	}
-	charged := conn != nil
+	charged := conn != nil && !s.own
 	if charged && !conn.traffic.account.Reserve(n) {
 		streams.Release(n)
 		streams.Close()
