@@ -43,19 +43,21 @@ func attackWatchOpen(ctx context.Context, a *attacker) {
 	})
 }
 
-// attackWatchHold opens as many streams as it can and keeps them. It reads the first message of each. Their
-// number of items is small, so that the broker's own memory of a stream counts most.
+// attackWatchHold opens as many streams as it can and keeps them. It reads the first message
+// of each. Their number of items is small, so that the broker's own memory of a stream counts
+// most.
 func attackWatchHold(ctx context.Context, a *attacker) {
-	const perConnection = 250
-	for ctx.Err() == nil {
+	const connections, perConnection = 4, 250
+	each(connections, func(int) {
 		conn := a.dial()
 		defer conn.Close()
-		for range perConnection {
+		each(perConnection, func(int) {
 			for ctx.Err() == nil && !a.keep(ctx, conn) {
-				pause(ctx, 50*time.Millisecond)
+				pause(ctx, time.Duration(100+rand.IntN(900))*time.Millisecond)
 			}
-		}
-	}
+			<-ctx.Done()
+		})
+	})
 }
 
 // keep opens a stream, reads its first message, and reports whether the broker keeps it.
@@ -66,7 +68,7 @@ func (a *attacker) keep(ctx context.Context, conn *grpc.ClientConn) bool {
 	}
 	if err == nil {
 		a.counts.add("streams", 1)
-	} else {
+	} else if ctx.Err() == nil {
 		a.counts.add(reasonOf(err), 1)
 	}
 	return err == nil
