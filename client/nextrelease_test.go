@@ -57,6 +57,38 @@ func TestNextReleaseAnswers(t *testing.T) {
 	}
 }
 
+// TestNextReleaseNotices: Watch ignores states that this release does not know, and Refresh
+// takes a coverage that it does not know for an unknown one.
+func TestNextReleaseNotices(t *testing.T) {
+	configs := map[string]string{"database.password": "https://my-vault.vault.azure.net::db-secret"}
+	for next, state := range map[bool]client.NoticeState{false: client.NoticeCurrent, true: ""} {
+		c := nextReleaseClient(t, nextrelease.Options{Next: next})
+		for res, err := range c.Watch(t.Context(), client.WatchRequest{Sets: []client.WatchSet{{IntegrationID: "prod", Configs: configs}}}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got client.NoticeState
+			for _, n := range res.Notices {
+				got = n.State
+				if n.Version != "version-text" || n.FetchTime.Year() != 2027 || n.Config != "database.password" {
+					t.Errorf("notice %+v", n)
+				}
+			}
+			if got != state || !res.Complete || res.RequestID == "" || res.AsOfTime.Year() != 2027 {
+				t.Errorf("state %q, want %q: %+v", got, state, res)
+			}
+			break
+		}
+		res, err := c.Refresh(t.Context(), client.RefreshRequest{IntegrationID: "prod", Configs: configs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if unknown := res.Coverage == client.CoverageUnknown; unknown != next || len(res.Errors) != 1 || len(res.Unacknowledged) != 1 || res.Unacknowledged[0].LastSeenTime.Year() != 2027 {
+			t.Errorf("answer %+v", res)
+		}
+	}
+}
+
 // TestNextReleaseFailures: an error with a reason and with details that this release does
 // not know keeps its code, reason, message and request id.
 func TestNextReleaseFailures(t *testing.T) {
@@ -67,7 +99,11 @@ func TestNextReleaseFailures(t *testing.T) {
 	for _, explainErr = range c.Explain(t.Context(), client.ExplainRequest{Reference: "x"}) {
 		break
 	}
-	for call, err := range map[string]error{"Resolve": resolveErr, "Check": checkErr, "Explain": explainErr} {
+	var watchErr error
+	for _, watchErr = range c.Watch(t.Context(), client.WatchRequest{Sets: []client.WatchSet{{IntegrationID: "prod", Configs: map[string]string{"p": "x"}}}}) {
+		break
+	}
+	for call, err := range map[string]error{"Resolve": resolveErr, "Check": checkErr, "Explain": explainErr, "Watch": watchErr} {
 		var e *client.Error
 		if !errors.As(err, &e) || e.Reason != nextrelease.NextReason || e.Code != codes.FailedPrecondition ||
 			e.RequestID != "0123456789abcdef0123456789abcdef" || e.Message != "a failure of the next release" {
