@@ -154,7 +154,7 @@ func TestBalanceWatch(t *testing.T) {
 	r := newReplicas(t, 3, client.BalanceIntegration)
 	c := r.client(t)
 	r.settle(t, c)
-	for _, ids := range [][]string{{"i1", "i1"}, {"i2"}, {"i1", "i2"}} {
+	for _, ids := range [][]string{{"i1", "i1"}, {"i2"}, {"i1", "i2"}, {"i3"}} {
 		var sets []client.WatchSet
 		for _, id := range ids {
 			sets = append(sets, client.WatchSet{IntegrationID: id, Configs: map[string]string{"a": "b"}})
@@ -174,7 +174,7 @@ func TestBalanceWatch(t *testing.T) {
 			t.Errorf("%s was answered by several replicas: %v", id, by)
 		}
 	}
-	if by := r.by["i1 i2"]; len(by) != 1 || !r.headers[""] {
+	if by := r.by["i1 i2"]; len(by) != 1 || !r.headers[""] || !r.headers["i3"] {
 		t.Errorf("the Watch of both: %v, headers %v", by, r.headers)
 	}
 }
