@@ -45,6 +45,8 @@ type integrationStore struct {
 	denials registry.DenialStore
 	// replicas is nil unless several brokers may use the database.
 	replicas replica.Table
+	// sealedKey returns a key that is sealed in the database; nil for files.
+	sealedKey func(ctx context.Context, name string, size int) ([]byte, error)
 }
 
 // openIntegrations opens the directory or the database of the configuration.
@@ -91,7 +93,7 @@ func openIntegrations(ctx context.Context, cfg *config.Config, log *slog.Logger,
 		return nil, &exitError{Code: exitFailure, Err: err}
 	}
 	s.Store, s.usage, s.denials, s.close, s.position = db, db, db, db.Close, db.Position
-	s.replicas = db.Replicas()
+	s.replicas, s.sealedKey = db.Replicas(), db.SealedKey
 	return s, nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/resolve"
@@ -110,6 +111,15 @@ func (r *replicas) problems() []server.Problem {
 		return []server.Problem{{Component: "replicas", Reason: "READS_NOT_SHARED", Message: strings.Join(failing, "; ")}}
 	}
 	return nil
+}
+
+// versionScheme is the scheme of the versions that a key computes: replicas with another key
+// compute others.
+func versionScheme(key *provider.VersionKey) string {
+	if key == nil {
+		return ""
+	}
+	return "key " + key.Fingerprint()
 }
 
 // replicaName returns the name of the replica that listens on an address.

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,12 +59,14 @@ func (r *rotation) seeNew(cl *client.Client) {
 func TestReplicasAnswerTheNewVersion(t *testing.T) {
 	c := newCluster(t, 2)
 	c.create("rotated")
+	c.create("watched")
 	r := &rotation{c, "$trongPassw0rdExamp1e"}
 	a, b := c.replicas[0], c.replicas[1]
 	toA, toB := c.client(nil, a), c.client(nil, b)
 	for _, cl := range []*client.Client{toA, toB} {
 		c.await("the replica has the integration", func() bool { return ask(t.Context(), cl, "rotated") == nil })
 	}
+	stopWatching := r.watch(a)
 	r.rotate("n3w-Passw0rd-1")
 	r.seeNew(toA)
 	at := time.Now()
@@ -85,12 +88,46 @@ func TestReplicasAnswerTheNewVersion(t *testing.T) {
 		}
 	}
 
-	r.checkRefresh(a, b, toB)
+	r.checkRefresh(a, b, toB, stopWatching)
+}
+
+// watch watches a secret of an integration that nobody uses otherwise, through a replica.
+func (r *rotation) watch(a *member) (stop func()) {
+	r.t.Helper()
+	ctx, stop := context.WithCancel(r.t.Context())
+	r.t.Cleanup(stop)
+	r.await("the watched integration is known", func() bool {
+		stream, err := secretbrokerv1.NewWatchServiceClient(dialBroker(r.t, a.addr, r.CAFile, r.Worker)).Watch(ctx, &secretbrokerv1.WatchRequest{
+			Sets: []*secretbrokerv1.WatchSet{{IntegrationId: "watched", Configs: map[string]string{"p": rotatedRef}}}})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		m, err := stream.Recv()
+		return err == nil && m.GetNotices()[0].GetState() == secretbrokerv1.Notice_STATE_CURRENT
+	})
+	return stop
+}
+
+// checkInUse deletes the watched integration through a replica that has no streams.
+func (r *rotation) checkInUse(b *member) {
+	r.t.Helper()
+	r.await("who watches is known to all replicas", func() bool {
+		used, err := r.store.Usage(r.t.Context(), "watched", time.Time{}, 0)
+		return err == nil && len(used) == 1 && string(used[0].Principal) == r.Worker.ID
+	})
+	owner := r.client(func(cfg *client.Config) { cfg.CertFile, cfg.KeyFile = r.Owner.CertFile, r.Owner.KeyFile }, b)
+	_, err := owner.DeleteIntegration(r.t.Context(), client.DeleteIntegrationRequest{IntegrationID: "watched"})
+	var e *client.Error
+	if !errors.As(err, &e) || e.Reason != client.ReasonIntegrationInUse || !strings.Contains(e.Message, r.Worker.ID) {
+		r.t.Errorf("deleting an integration that is watched through another replica: %v", err)
+	}
 }
 
 // checkRefresh refreshes through a while b runs, hangs, is dead and runs again.
-func (r *rotation) checkRefresh(a, b *member, toB *client.Client) {
+func (r *rotation) checkRefresh(a, b *member, toB *client.Client, stopWatching func()) {
 	r.t.Helper()
+	r.checkInUse(b)
+	stopWatching()
 	watcher := secretbrokerv1.NewWatchServiceClient(dialBroker(r.t, a.addr, r.CAFile, r.Worker))
 	refresh := func() *secretbrokerv1.RefreshResponse {
 		r.t.Helper()

@@ -145,12 +145,11 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return &exitError{Code: exitUsage, Err: err}
 	}
 	stores := provider.NewSet(provider.SetConfig{
-		Openers:    kinds.Openers(provider.Config{Logger: log}),
-		Keeps:      kinds.Keeps,
-		Observe:    observeRead(m),
-		Reserve:    memory.reserveRead,
-		VersionKey: versionKey,
-		Logger:     log,
+		Openers: kinds.Openers(provider.Config{Logger: log}),
+		Keeps:   kinds.Keeps,
+		Observe: observeRead(m),
+		Reserve: memory.reserveRead,
+		Logger:  log,
 	})
 	defer closing(&err, stores.Close)
 	m.watchStores(stores)
@@ -188,8 +187,15 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		stores.Keep(in)
 	}
 	m.watchIntegrations(integrations)
+	if versionKey == nil {
+		if versionKey, err = shareVersionKey(ctx, integrations, log); err != nil {
+			return &exitError{Code: exitFailure, Err: err}
+		}
+	}
+	stores.SetVersionKey(versionKey)
+	scheme := versionScheme(versionKey)
 	if lag := m.watchReplicas(others); integrations.replicas != nil {
-		c := replica.Config{Table: integrations.replicas, Name: replicaName(cfg.Listen), ServesFor: time.Duration(cfg.Registry.MaxOutage), Lag: lag, Logger: log}
+		c := replica.Config{Table: integrations.replicas, Name: replicaName(cfg.Listen), Scheme: scheme, ServesFor: time.Duration(cfg.Registry.MaxOutage), Lag: lag, Logger: log}
 		if err := others.start(ctx, c, integrations, values, hub); err != nil {
 			return &exitError{Code: exitFailure, Err: fmt.Errorf("registry: the tables that replicas share: %w", err)}
 		}
@@ -228,6 +234,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Versions:         kinds.All().Versions,
 		MayWatch:         mayWatch(settings.Roles),
 		Replicas:         others.shared(),
+		VersionScheme:    scheme,
 		ComputesVersions: versionKey != nil,
 	})
 	hub.SetReader(resolver)
@@ -311,6 +318,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("tls", identity.Run)
 	parts.run("denials", denials.run)
 	parts.run("watch", hub.Run)
+	parts.run("watchers", func(ctx context.Context) error { return noteWatchers(ctx, hub, integrations, uses) })
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
 	parts.run("replicas", others.run)

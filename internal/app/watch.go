@@ -2,7 +2,10 @@ package app
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +17,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/registry/seal"
+	"github.com/secretbroker/secretbroker/internal/registry/sqlstore"
+	"github.com/secretbroker/secretbroker/internal/usage"
 	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
@@ -32,6 +38,64 @@ func openVersionKey(cfg config.Watch) (*provider.VersionKey, error) {
 		return nil, fmt.Errorf("watch.version_key_file: %s: %w", cfg.VersionKeyFile, err)
 	}
 	return key, nil
+}
+
+// sealedVersionKey is the name of the key that computes versions in the database.
+const sealedVersionKey = "version"
+
+// shareVersionKey returns the key that computes versions and is sealed in the database, nil
+// if there is no database or no key that seals. A key that cannot be opened is not
+// replaced, because the versions would differ from those of other replicas.
+func shareVersionKey(ctx context.Context, integrations *integrationStore, log *slog.Logger) (*provider.VersionKey, error) {
+	if integrations.sealedKey == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, databaseTime)
+	defer cancel()
+	key, err := integrations.sealedKey(ctx, sealedVersionKey, provider.MinVersionKey)
+	defer clear(key)
+	switch {
+	case err == nil:
+		return provider.NewVersionKey(kinds.All(), key)
+	case errors.Is(err, sqlstore.ErrNoSealer):
+		log.Info("secrets of stores without versions cannot be watched: the broker has neither registry.seal.key_file nor watch.version_key_file")
+		return nil, nil
+	case errors.Is(err, seal.ErrCannotOpen):
+		log.Error("secrets of stores without versions cannot be watched through this replica: no key in registry.seal.key_file opens the version key in the database; copy the key file of the other replicas and restart", "error", err)
+		return nil, nil
+	default:
+		return nil, err
+	}
+}
+
+const (
+	// watchedInterval is the time between two notes of who watches which integration.
+	watchedInterval = 30 * time.Second
+	// watchedPause is the least time between them, while streams are opened.
+	watchedPause = 2 * time.Second
+)
+
+// noteWatchers records the principals that watch an integration as users of it, until ctx
+// ends, so that every replica knows them when the integration is to be deleted.
+func noteWatchers(ctx context.Context, hub *watch.Hub, integrations registry.Store, uses *usage.Recorder) error {
+	tick := time.NewTicker(watchedInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-hub.Opened():
+		}
+		for id, users := range hub.AllUsers() {
+			if in, err := integrations.Get(id); err == nil {
+				for _, who := range users {
+					uses.UsedIntegration(who, id, in.UID)
+				}
+			}
+		}
+		wait(ctx, watchedPause)
+	}
 }
 
 // newHub returns the Hub of the notices of changed secrets.

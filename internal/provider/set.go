@@ -34,8 +34,6 @@ type SetConfig struct {
 	// memory on behalf of the caller. It may wait until ctx ends. The Set calls release at
 	// the end of the read.
 	Reserve func(ctx context.Context, caller string) (release func(), err error)
-	// VersionKey, if not nil, computes the versions of secrets whose store has none.
-	VersionKey *VersionKey
 	// Logger receives the state changes of circuit breakers. Nil discards them.
 	Logger *slog.Logger
 }
@@ -45,6 +43,9 @@ type SetConfig struct {
 // for concurrent use.
 type Set struct {
 	cfg SetConfig
+
+	// versionKey computes the versions of secrets whose store has none; nil without a key.
+	versionKey *VersionKey
 
 	opening context.Context // context of all openings; canceled by Close
 	cancel  context.CancelFunc
@@ -79,6 +80,10 @@ func NewSet(cfg SetConfig) *Set {
 	s.opening, s.cancel = context.WithCancel(context.Background())
 	return s
 }
+
+// SetVersionKey makes the Set compute the versions of secrets whose store has none. It must
+// be called before the first Fetch.
+func (s *Set) SetVersionKey(k *VersionKey) { s.versionKey = k }
 
 // Fetch reads ref through the Provider of this revision of the integration, and opens the
 // Provider if necessary. The error is a *secret.Error or the Provider's.
@@ -123,7 +128,7 @@ func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret
 	if err != nil {
 		return nil, err
 	}
-	return s.cfg.VersionKey.apply(in, ref, sec), nil
+	return s.versionKey.apply(in, ref, sec), nil
 }
 
 // reserve reserves the memory of a read.

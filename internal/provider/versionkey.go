@@ -35,6 +35,14 @@ func NewVersionKey(kinds *integration.Kinds, key []byte) (*VersionKey, error) {
 	return &VersionKey{kinds: kinds, key: append([]byte(nil), key...)}, nil
 }
 
+// Fingerprint identifies the key to those who have it: replicas with the same one compute
+// the same versions. It is not secret.
+func (k *VersionKey) Fingerprint() string {
+	mac := hmac.New(sha256.New, k.key)
+	mac.Write([]byte("secretbroker version key"))
+	return hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
 // apply returns s with a computed version if its store has none. It takes over the
 // reference to s. A nil VersionKey returns s.
 func (k *VersionKey) apply(in *integration.Integration, ref secret.Ref, s *secret.Secret) *secret.Secret {

@@ -250,7 +250,7 @@ func (w *Watching) told() bool {
 func (w *Watching) Close() { w.stream.Close() }
 
 var errNoVersions = secret.Errorf(secret.ReasonSecretNotWatchable,
-	"the store has no versions, and the broker has no key to compute them with; ask the operator to set watch.version_key_file")
+	"the store has no versions, and the broker has no key to compute them with; ask the operator to set registry.seal.key_file if integrations are in a database, or watch.version_key_file")
 
 var errGenerated = secret.Errorf(secret.ReasonSecretNotWatchable,
 	"every read of this secret generates a new credential, so there is no change to watch; resolve it again before its secret_expire_time")

@@ -78,7 +78,7 @@ const (
 	// value is not base64; encode it, or remove the decoding.
 	ReasonSecretNotDecodable Reason = "SECRET_NOT_DECODABLE"
 	// ReasonSecretNotWatchable: the broker cannot tell when the secret changes; set
-	// watch.version_key_file, or resolve the credential before its end.
+	// registry.seal.key_file or watch.version_key_file, or resolve the credential before its end.
 	ReasonSecretNotWatchable Reason = "SECRET_NOT_WATCHABLE"
 	// ReasonStoreAccessDenied: give the integration's identity the role to read.
 	ReasonStoreAccessDenied Reason = "STORE_ACCESS_DENIED"

@@ -168,6 +168,12 @@ func (r *Recorder) Used(who authz.Principal, connector, integration, uid, grantI
 	r.folded.Add(1)
 }
 
+// UsedIntegration records a use of an integration without a secret, such as by a caller that
+// watches its secrets. It is like Used otherwise.
+func (r *Recorder) UsedIntegration(who authz.Principal, integration, uid string) {
+	r.note(who, "", integration, uid, "", &secret.Ref{}, "", false)
+}
+
 // note records a use under a key. If limited, a new key must be within the principal's share;
 // note reports whether it recorded the use.
 func (r *Recorder) note(who authz.Principal, connector, integration, uid, grantID string, ref *secret.Ref, version string, limited bool) bool {

@@ -87,6 +87,7 @@ type Hub struct {
 	reader Reader
 	rate   *rate.Limiter
 	wake   chan struct{} // of Run; capacity 1
+	opened chan struct{} // see Opened; capacity 1
 	reads  sync.WaitGroup
 
 	mu      sync.Mutex
@@ -139,7 +140,7 @@ func New(cfg Config) *Hub {
 		cfg.Lag = func(time.Duration) {}
 	}
 	return &Hub{
-		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1),
+		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1), opened: make(chan struct{}, 1),
 		targets: make(map[Key]*target), loads: make(map[Key]map[*target]struct{}), of: make(map[string]map[*target]struct{}), watchers: make(map[authz.Principal]*watcher),
 		lanes: make(map[laneKey]*lane), busy: make(map[*lane]struct{}),
 	}
@@ -368,6 +369,23 @@ func (h *Hub) Users(integrationID string) []authz.Principal {
 	}
 	return slices.Sorted(maps.Keys(users))
 }
+
+// AllUsers returns Users of all integrations that are watched.
+func (h *Hub) AllUsers() map[string][]authz.Principal {
+	h.mu.Lock()
+	ids := slices.Collect(maps.Keys(h.of))
+	h.mu.Unlock()
+	all := make(map[string][]authz.Principal, len(ids))
+	for _, id := range ids {
+		if users := h.Users(id); len(users) > 0 {
+			all[id] = users
+		}
+	}
+	return all
+}
+
+// Opened has an element when AllUsers may have new users.
+func (h *Hub) Opened() <-chan struct{} { return h.opened }
 
 // poke wakes Run.
 func (h *Hub) poke() {

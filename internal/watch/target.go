@@ -153,6 +153,10 @@ func (h *Hub) allow(it *item, d *Decision) {
 	}
 	it.allowed = true
 	t.allowed++
+	select {
+	case h.opened <- struct{}{}:
+	default:
+	}
 	if t.allowed == 1 && t.known && (t.revision != d.ReadRevision || time.Since(t.readAt) > t.interval) {
 		t.known = false // the last read tells nothing about the present
 	}

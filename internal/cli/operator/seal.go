@@ -136,13 +136,17 @@ func checkUnused(ctx context.Context, configFile, keyFile string) error {
 	if err != nil {
 		return &exit.Error{Code: exit.Failure, Err: err}
 	}
-	used := make(map[uint32][]string) // INTEGRATION/SETTING, by the key
+	used := make(map[uint32][]string) // INTEGRATION/SETTING or NAME, by the key
 	for _, c := range sealed {
-		used[c.KeyID] = append(used[c.KeyID], c.Integration+"/"+c.Name)
+		name := c.Name
+		if c.Integration != "" {
+			name = c.Integration + "/" + name
+		}
+		used[c.KeyID] = append(used[c.KeyID], name)
 	}
 	for _, k := range keys {
 		if names := used[k.ID]; !k.Seals && len(names) > 0 {
-			return &exit.Error{Code: exit.Failure, Err: fmt.Errorf("stored credentials are still sealed with key %d: %s; copy the key file to every replica and send SIGHUP, so that the broker seals them with the new key, and try again",
+			return &exit.Error{Code: exit.Failure, Err: fmt.Errorf("stored credentials or keys are still sealed with key %d: %s; copy the key file to every replica and send SIGHUP, so that the broker seals them with the new key, and try again",
 				k.ID, firstOf(names))}
 		}
 	}

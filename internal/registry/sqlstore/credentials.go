@@ -31,11 +31,14 @@ func (s *Store) opener(id, name string, sealed []byte) integration.Credential {
 const resealing = 50
 
 // Reseal seals every credential with the current key that is sealed with another key, and
-// returns their number. It skips credentials that no available key opens, and those that
+// returns their number. It does the same for the keys of SealedKey. It skips credentials that no available key opens, and those that
 // change while it runs.
 func (s *Store) Reseal(ctx context.Context) (int, error) {
 	if s.cfg.Sealer == nil {
 		return 0, nil
+	}
+	if err := s.resealKeys(ctx); err != nil {
+		return 0, err
 	}
 	stale, err := s.stale(ctx)
 	if err != nil {

@@ -101,23 +101,42 @@ func (r *Reader) Integrations(ctx context.Context) ([]Kept, error) {
 	return list, err
 }
 
-// Sealed is a sealed credential as the database stores it.
+// Sealed is a sealed credential, or a sealed key, as the database stores it.
 type Sealed struct {
-	// Integration and Name identify the credential.
+	// Integration and Name identify the credential. Integration is "" for a key.
 	Integration, Name string
 	// KeyID is the key that sealed the credential, 0 if it cannot be determined.
 	KeyID uint32
 }
 
-// Sealed returns all credentials, sorted by Integration and Name.
+// Sealed returns all keys and credentials, sorted by Integration and Name.
 func (r *Reader) Sealed(ctx context.Context) ([]Sealed, error) {
 	all, err := readRows(ctx, r, `SELECT integration_id, name, sealed FROM credentials ORDER BY integration_id, name`,
 		func(c *sealedCredential) []any { return []any{&c.integration, &c.name, &c.sealed} })
-	list := make([]Sealed, len(all))
-	for i, c := range all {
-		list[i] = Sealed{Integration: c.integration, Name: c.name, KeyID: seal.KeyID(c.sealed)}
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	keys, err := r.sealedKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []Sealed
+	for _, c := range append(keys, all...) {
+		list = append(list, Sealed{Integration: c.integration, Name: c.name, KeyID: seal.KeyID(c.sealed)})
+	}
+	return list, nil
+}
+
+// sealedKeys returns the rows of sealed_keys, if the schema has the table.
+func (r *Reader) sealedKeys(ctx context.Context) ([]*sealedCredential, error) {
+	var version int
+	if err := r.db.QueryRowContext(ctx, `SELECT max(version) FROM schema_migrations`).Scan(&version); err != nil {
+		return nil, fmt.Errorf("registry: reading the %s database: %w", r.d.name, err)
+	}
+	if version < sightingsVersion {
+		return nil, nil
+	}
+	return readRows(ctx, r, `SELECT name, sealed FROM sealed_keys ORDER BY name`, func(c *sealedCredential) []any { return []any{&c.name, &c.sealed} })
 }
 
 func readRows[T any](ctx context.Context, r *Reader, query string, fields func(*T) []any) ([]*T, error) {
