@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/secretbroker/secretbroker/internal/admission"
+	"github.com/secretbroker/secretbroker/internal/budget"
 	"github.com/secretbroker/secretbroker/internal/tracing"
 )
 
@@ -99,7 +100,9 @@ type interceptor struct {
 	// the calls of methods with takesTurn.
 	heavy, turns *admission.Queue
 	refusals     *refusalLog
-	tracer       *tracing.Tracer // nil if no call is traced
+	// watchMemory limits the memory of the streams of WatchService.
+	watchMemory *budget.Budget
+	tracer      *tracing.Tracer // nil if no call is traced
 }
 
 // managementLimits limit the calls that manage integrations or ask about policies. People

@@ -179,6 +179,7 @@ func New(cfg Config) (*Server, error) {
 		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits),
 		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits), rotations: watchLimiter(measured, limits.Watch),
 		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
+		watchMemory: cmp.Or(cfg.WatchMemory, budget.New(memory.Stats().Total/watchShare)),
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes, perSource: handshakesPerSource(limits.MaxHandshakes)}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
@@ -225,7 +226,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Watcher != nil {
 		services = append(services, service{secretbrokerv1.WatchService_ServiceDesc, &watchService{
-			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, limiter: ic.rotations, memory: cmp.Or(cfg.WatchMemory, budget.New(memory.Stats().Total/watchShare)), own: cfg.WatchMemory != nil, sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
+			watcher: cfg.Watcher, log: cfg.Logger, draining: draining, limiter: ic.rotations, memory: ic.watchMemory, own: cfg.WatchMemory != nil, sendTimeout: cmp.Or(cfg.timeouts, defaultTimeouts).answer,
 		}})
 	}
 	for _, service := range services {

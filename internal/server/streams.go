@@ -59,12 +59,23 @@ func (ic *interceptor) stream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	ctx = context.WithValue(context.WithValue(ctx, callKey{}, c), connectionKey{}, id.conn)
 	ending := &endingStream{ServerStream: ss, ctx: ctx}
 	if at == ic.rotations {
+		if !ic.hasWatchRoom(&id) { // before the request is decoded, which costs more than this
+			return ic.refuse(ctx, info.FullMethod, c, at.refusal(&admission.Refusal{Limit: admission.Memory, RetryAfter: maxReopen}))
+		}
 		ending.call = c
 		ending.turn = &callTurn{queue: ic.heavy, caller: string(c.who.Principal), over: at.over[admission.CPU]}
 		c.who.Turn = ending.turn
 		defer ending.turn.Leave()
 	}
 	return handler(srv, ending)
+}
+
+// hasWatchRoom reports whether there is memory for one more stream of WatchService of a
+// principal.
+func (ic *interceptor) hasWatchRoom(id *peerIdentity) bool {
+	streams := ic.watchMemory.Account(string(id.principal))
+	defer streams.Close()
+	return streams.Fits(watchStreamBytes)
 }
 
 // endingStream is a stream that ends at shutdown. Otherwise a client that watches the

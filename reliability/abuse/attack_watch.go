@@ -47,16 +47,13 @@ func attackWatchOpen(ctx context.Context, a *attacker) {
 // of each. Their number of items is small, so that the broker's own memory of a stream counts
 // most.
 func attackWatchHold(ctx context.Context, a *attacker) {
-	const connections, perConnection = 4, 250
-	each(connections, func(int) {
-		conn := a.dial()
-		defer conn.Close()
-		each(perConnection, func(int) {
-			for ctx.Err() == nil && !a.keep(ctx, conn) {
-				pause(ctx, time.Duration(100+rand.IntN(900))*time.Millisecond)
-			}
-			<-ctx.Done()
-		})
+	conn := a.dial()
+	defer conn.Close()
+	each(250, func(int) {
+		for ctx.Err() == nil && !a.keep(ctx, conn) {
+			pause(ctx, time.Duration(500+rand.IntN(1000))*time.Millisecond)
+		}
+		<-ctx.Done()
 	})
 }
 
