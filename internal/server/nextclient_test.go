@@ -16,13 +16,14 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server/nextrelease"
+	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 // TestClientOfTheNextRelease calls every method of the API as a client of the next release
 // does: with fields that this broker does not know. It ignores those that only ask for
 // more, and refuses those that restrict the answer and those of what it would store.
 func TestClientOfTheNextRelease(t *testing.T) {
-	ts := startServer(t)
+	ts := startWatched(t, watch.Config{})
 	files, err := nextrelease.Files(true)
 	if err != nil {
 		t.Fatal(err)
