@@ -58,7 +58,11 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
       keep(answer, notice);
       return answer.values();
     } catch (BrokerException e) {
-      List<String> values = e.unreachable() && !fromStore ? last() : null;
+      boolean temporary = e.retryAfterMs() >= 0;
+      if (!temporary && !e.unreachable()) { // access is lost, for example, and no notice has said so yet
+        forget();
+      }
+      List<String> values = temporary && e.unreachable() && !fromStore ? last() : null;
       if (values == null) {
         throw e;
       }
@@ -93,7 +97,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
     return last == null || lastEnd - System.nanoTime() <= 0 ? null : Arrays.stream(last).map(String::new).toList();
   }
 
-  private void forget() {
+  private synchronized void forget() {
     if (last != null) {
       SharedCalls.overwrite(last);
       last = null;

@@ -149,6 +149,20 @@ class JdbcFollowTest {
     bench.broker.answer = request -> ResolveResponse.newBuilder().setRequestId("request-1")
         .putErrors("k1", ConfigError.newBuilder().setReason("ACCESS_DENIED").build()).build();
     assertTrue(assertThrows(ConfigException.class, this::login).getMessage().contains("ACCESS_DENIED"));
+    bench.broker.close();
+    assertTrue(assertThrows(ConfigException.class, this::login).getMessage().contains("SECRETBROKER_UNREACHABLE"));
+  }
+
+  /** A thread that is interrupted does not want to log in any more. */
+  @Test
+  void anInterruptedLoginHasNoCredentials() {
+    login();
+    Thread.currentThread().interrupt();
+    try {
+      assertThrows(ConfigException.class, this::login);
+    } finally {
+      assertTrue(Thread.interrupted());
+    }
   }
 
   @Test
