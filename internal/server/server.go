@@ -178,8 +178,7 @@ func New(cfg Config) (*Server, error) {
 		log: cfg.Logger, metrics: measured, rules: rules, closing: closing,
 		calls: measured.limiter("", limits.Calls), management: measured.limiter("management_", managementLimits),
 		watches: measured.streamLimiter("health", watchLimits(limits.MaxConnectionsPerPrincipal)), reflection: measured.streamLimiter("reflection", reflectionLimits), rotations: watchLimiter(measured, limits.Watch),
-		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer,
-		watchMemory: cmp.Or(cfg.WatchMemory, budget.New(memory.Stats().Total/watchShare)),
+		heavy: admission.NewQueue(0), turns: admission.NewQueue(cmp.Or(limits.ManagementRunning, cpulimit.CPUs())), refusals: newRefusalLog(), tracer: cfg.Tracer, watchMemory: cmp.Or(cfg.WatchMemory, budget.New(memory.Stats().Total/watchShare)),
 	}
 	greetings := &handshakes{limit: limits.MaxHandshakes, perSource: handshakesPerSource(limits.MaxHandshakes)}
 	ended := newConnectionMetrics(cfg.Metrics, greetings.count)
