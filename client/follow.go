@@ -247,6 +247,7 @@ func (f *Follower) replace(first, second *followStream, next map[string]*followe
 		f.sets = next
 	}
 	f.stream = keep
+	end.replaced = true
 	end.cancel()
 	for name, set := range gone {
 		if f.sets[name] != set {

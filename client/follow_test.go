@@ -283,6 +283,11 @@ func TestFollowUnwatchable(t *testing.T) {
 		f.want(t, "p", "p-2")
 		f.wantReason(t, "")
 		wantLines(t, f.reported.take(), "db/p p-2")
+		s.tell(false, problemOf("p", denied, ReasonAccessDenied))
+		f.want(t, "p", "ACCESS_DENIED")
+		s.tell(false, problemOf("p", unreadable, ReasonSecretNotWatchable))
+		f.want(t, "p", "p-2") // at once
+		f.wantReason(t, "")
 		f.calls()
 		s.tell(false, noticeOf("q", expiring, "1"))
 		synctest.Wait()

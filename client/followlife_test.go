@@ -119,6 +119,39 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
+// Close ends a Follower whose call of Resolve is under way.
+func TestFollowEndsDuringResolve(t *testing.T) {
+	withFollower(t, func(t *testing.T, f *following) { // calls Close
+		s, _ := f.latest()
+		f.hang()
+		s.tell(true, noticeOf("p", changed, "2"))
+		synctest.Wait()
+		if n, _ := f.calls(); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
+
+// A message that the first stream has received before it ended does not count after Update.
+func TestFollowReplacedStream(t *testing.T) {
+	withFollower(t, func(t *testing.T, f *following) {
+		f.latest() // waits for the first stream
+		before := f.stream
+		updated := make(chan error)
+		go func() { updated <- f.Update(t.Context(), map[string]FollowSet{"db": followSet("p")}) }()
+		second, _ := f.latest()
+		second.tell(true, noticeOf("p", current, "1"))
+		if err := <-updated; err != nil {
+			t.Fatal(err)
+		}
+		lost := &ConfigError{Config: "p", Reason: ReasonAccessDenied}
+		before.take(&WatchResponse{Notices: []Notice{{Config: "p", State: NoticeDenied, Err: lost}}})
+		f.want(t, "p", "p-1")
+		before.refuse(&Error{Code: codes.Unauthenticated, Reason: ReasonCertificateDenied})
+		f.want(t, "p", "p-1")
+	})
+}
+
 // Update opens a second stream before it ends the first, and keeps the values.
 func TestFollowUpdate(t *testing.T) {
 	withFollower(t, func(t *testing.T, f *following) {

@@ -102,7 +102,9 @@ func (f *Follower) apply(it *followed, n *Notice) {
 		it.want, it.due = "", time.Time{}
 		if n.Err.Reason == ReasonSecretNotWatchable {
 			it.poll = true
-			it.pollLater()
+			if it.pollLater(); it.denied != nil { // access is back
+				it.due = time.Now()
+			}
 			it.set.signal()
 			return
 		}
@@ -177,7 +179,7 @@ func (it *followed) pollLater() {
 func (s *followedSet) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for ctx.Err() == nil {
 		due, wait := s.due(time.Now())
 		if len(due) > 0 {
 			s.resolve(ctx, due)

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// followStream is a stream of a Follower. Follower.mu guards problem and last.
+// followStream is a stream of a Follower. Follower.mu guards problem, last and replaced.
 type followStream struct {
 	follower *Follower
 	sets     []*followedSet // in the order of the request
@@ -18,8 +18,9 @@ type followStream struct {
 	completed, refused chan struct{}
 	refusal            *Error
 
-	problem *Error // the interruption, nil while the stream is complete
-	last    map[*followed]Notice
+	problem  *Error // the interruption, nil while the stream is complete
+	last     map[*followed]Notice
+	replaced bool // the stream has ended, and what it still tells does not count
 }
 
 // open starts to watch sets. It requires the lock, or that nobody else uses the Follower.
@@ -82,6 +83,9 @@ func (s *followStream) take(res *WatchResponse) {
 	f := s.follower
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.replaced {
+		return
+	}
 	if res.Interrupted != nil {
 		if s.problem == nil {
 			f.client.log.Warn("secretbroker: cannot watch the followed values; continuing with the last ones", "error", res.Interrupted.Error())
@@ -114,6 +118,9 @@ func (s *followStream) refuse(e *Error) {
 	f := s.follower
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.replaced {
+		return
+	}
 	if s.problem == nil || s.problem.Reason != e.Reason {
 		f.client.log.Warn("secretbroker: the broker refuses to let the followed values be watched", "error", e.Error())
 	}

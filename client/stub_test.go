@@ -35,6 +35,7 @@ type stub struct {
 	values   map[string]*secretbrokerv1.ResolvedConfig // by reference
 	errors   map[string]*secretbrokerv1.ConfigError
 	failure  error // of the whole call
+	hanging  bool  // calls wait for the end of their context
 	resolved []*secretbrokerv1.ResolveRequest
 	streams  []*stubStream
 	// opened, if not nil, is called for every stream that is opened.
@@ -79,10 +80,23 @@ func (b *stub) refuse(reference string, reason Reason, retry time.Duration) {
 	}
 }
 
-func (b *stub) Resolve(_ context.Context, in *secretbrokerv1.ResolveRequest, _ ...grpc.CallOption) (*secretbrokerv1.ResolveResponse, error) {
+// hang makes Resolve wait until its context ends.
+func (b *stub) hang() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hanging = true
+}
+
+func (b *stub) Resolve(ctx context.Context, in *secretbrokerv1.ResolveRequest, _ ...grpc.CallOption) (*secretbrokerv1.ResolveResponse, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.resolved = append(b.resolved, in)
+	if b.hanging {
+		b.mu.Unlock()
+		<-ctx.Done()
+		b.mu.Lock()
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	if b.failure != nil {
 		return nil, b.failure
 	}
