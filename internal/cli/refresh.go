@@ -105,7 +105,9 @@ func printRefreshed(cmd *cobra.Command, output string, res *client.RefreshRespon
 		err = terminal.PrintJSON(cmd.OutOrStdout(), newRefreshJSON(res, failed))
 	} else if err = printRefreshedTable(cmd, res); err == nil {
 		printConfigErrors(cmd.ErrOrStderr(), failed)
-		printCoverage(cmd, res)
+		if len(res.Configs) > 0 { // otherwise there was nothing to tell other replicas
+			printCoverage(cmd, res)
+		}
 	}
 	switch {
 	case err != nil:

@@ -52,3 +52,19 @@ func TestRefreshCoverage(t *testing.T) {
 		}
 	}
 }
+
+// If no config was read, other replicas are not at fault.
+func TestRefreshWithoutReads(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	denied := map[string]client.ConfigError{"q": {Config: "q", Reason: client.ReasonAccessDenied, Message: "no grant"}}
+	err := printRefreshed(cmd, "table", &client.RefreshResponse{Errors: denied, Coverage: client.CoverageUnknown})
+	if e, ok := errors.AsType[*exit.Error](err); !ok || e.Code != exit.Denied {
+		t.Errorf("%v, want exit code %d", err, exit.Denied)
+	}
+	if got := out.String(); !strings.Contains(got, "q: ACCESS_DENIED: no grant") || strings.Contains(got, "replicas") {
+		t.Errorf("output %q", got)
+	}
+}
