@@ -219,7 +219,7 @@ func (h *Hub) read(ctx context.Context, t *target, who authz.Principal, fresh bo
 	defer cancel()
 	load, ok := h.reader.Read(ctx, who, t.key.Integration, t.ref, fresh)
 	if !ok || ctx.Err() != nil && load.Err != nil && ctx.Err() == context.Canceled {
-		return // nobody may watch it, or the broker ends
+		return // there is no integration, only a stale value, or the broker ends
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

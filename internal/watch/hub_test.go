@@ -356,7 +356,7 @@ func TestNoNoticeAfterLoss(t *testing.T) {
 	})
 }
 
-// TestDeniedCausesNoReads: who may not watch does not make the broker read.
+// TestDeniedCausesNoReads: a caller that may not watch does not make the broker read.
 func TestDeniedCausesNoReads(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
 		w.do(func() { w.denied[alice] = true })

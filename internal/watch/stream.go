@@ -70,8 +70,10 @@ type item struct {
 
 	said     State
 	expiring bool          // the end of version was said
+	lost     bool          // Denied was said, and no version since
 	reason   secret.Reason // of the last Denied or Unreadable
 	version  string        // that the caller has
+	due      time.Time     // of the notice of a change that waits; zero for none
 }
 
 // MaxNotices is the maximum number of notices that Next returns.
@@ -239,9 +241,8 @@ func (s *Stream) compare(batch []*item) []Notice {
 	for i, it := range batch {
 		d := decisions[i]
 		switch {
-		case d.Temporary && !it.allowed:
-			s.delay(it, now.Add(retryInterval)) // otherwise the next read marks it
-		case d.Temporary:
+		case d.Temporary: // decide again soon: the next read marks the item only if it differs
+			s.delay(it, now.Add(retryInterval))
 		case d.Denied == nil && d.Unreadable == nil:
 			s.hub.allow(it, &d)
 		default:
@@ -279,11 +280,12 @@ func (s *Stream) delay(it *item, due time.Time) {
 // say records that a notice is sent. It requires Hub.mu.
 func (s *Stream) say(it *item, n *Notice, now time.Time) {
 	s.hub.stats.Notices[n.State]++
-	it.said, it.reason = n.State, ""
+	it.said, it.reason, it.due = n.State, "", time.Time{}
 	if n.Err != nil {
-		it.reason = n.Err.Reason
+		it.reason, it.lost = n.Err.Reason, it.lost || n.State == Denied
 		return
 	}
+	it.lost = false
 	if n.State == Changed {
 		s.hub.cfg.Lag(now.Sub(it.target.learnedAt))
 	}
@@ -319,6 +321,8 @@ func (s *Stream) judge(it *item, d Decision, now time.Time) (n Notice, due time.
 	switch {
 	case d.Denied != nil:
 		return failed(Denied, d.Denied, time.Time{})
+	case d.Temporary && it.lost:
+		return Notice{}, time.Time{} // it is not known that the caller may watch again
 	case d.Unreadable != nil:
 		return failed(Unreadable, d.Unreadable, time.Time{})
 	case !t.known:
@@ -327,15 +331,21 @@ func (s *Stream) judge(it *item, d Decision, now time.Time) (n Notice, due time.
 		return failed(Unreadable, t.err, t.readAt)
 	}
 	n = Notice{Version: t.version, ReadAt: t.readAt, ExpiresAt: t.expiresAt}
+	if it.version == t.version {
+		it.due = time.Time{}
+	}
 	switch {
-	case it.said == Denied:
+	case it.lost:
 		n.State = Changed // the caller may have dropped what it had
 	case it.version == "", it.version == t.version && (it.said == unsaid || it.said == Unreadable):
 		n.State = Current
 	case it.version != t.version:
 		n.State = Changed
-		if at := t.learnedAt.Add(s.splay); it.said != unsaid && now.Before(at) {
-			return Notice{}, at
+		if it.due.IsZero() { // later changes do not delay the notice further
+			it.due = t.learnedAt.Add(s.splay)
+		}
+		if it.said != unsaid && now.Before(it.due) {
+			return Notice{}, it.due
 		}
 	case s.ends(it, now):
 		n.State = Expiring

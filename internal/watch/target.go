@@ -157,15 +157,14 @@ func (h *Hub) allow(it *item, d *Decision) {
 	case h.opened <- struct{}{}:
 	default:
 	}
-	if t.allowed == 1 && t.known && (t.revision != d.ReadRevision || time.Since(t.readAt) > t.interval) {
-		t.known = false // the last read tells nothing about the present
+	if t.allowed == 1 {
+		// While no caller was allowed, the target learned nothing. The read may be answered
+		// from the cache.
+		t.known = false
 	}
-	switch {
-	case !t.known:
+	if !t.known {
 		h.enqueue(t, it.stream.who)
 		h.poke()
-	case t.allowed == 1:
-		h.schedule(t, time.Now().Add(t.pause()))
 	}
 }
 

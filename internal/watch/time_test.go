@@ -229,3 +229,96 @@ func TestManyItems(t *testing.T) {
 		expect(t, s, time.Minute, "")
 	})
 }
+
+// TestSplayUnderChanges: a secret that changes more often than the splay is told within the
+// splay of the first change.
+func TestSplayUnderChanges(t *testing.T) {
+	const splay = 10 * time.Minute
+	simulated(t, Config{Splay: splay}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "0")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		s.splay = splay / 2
+		expect(t, s, time.Second, "0 CURRENT 0, complete")
+		began := time.Now()
+		stop := make(chan struct{})
+		var changes sync.WaitGroup
+		changes.Go(func() {
+			for i := 1; ; i++ {
+				w.set("a", fmt.Sprint(i))
+				h.Hint("it", store, "a")
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Minute):
+				}
+			}
+		})
+		for range 2 {
+			got := next(t, s, 2*splay)
+			if d := time.Since(began); !strings.HasPrefix(got, "0 CHANGED ") || d < splay/2 || d > splay/2+2*time.Minute {
+				t.Errorf("got %q after %v", got, d)
+			}
+			began = time.Now()
+		}
+		close(stop)
+		changes.Wait()
+	})
+}
+
+// TestShortOutageOfDecisions: an item that was told that no decision is possible is told the
+// state when decisions are possible, although its secret and its integration have not changed.
+func TestShortOutageOfDecisions(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "1")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT 1, complete")
+		w.do(func() { w.noPolicy = true })
+		h.DecisionsChanged()
+		expect(t, s, time.Second, "0 UNREADABLE REGISTRY_UNAVAILABLE")
+		w.do(func() { w.noPolicy = false })
+		expect(t, s, 2*retryInterval, "0 CURRENT 1", "")
+	})
+}
+
+// TestNoDecisionAfterLoss: an outage of decisions does not tell a caller without a grant
+// anything, and afterwards a grant that returns is CHANGED, also if the secret cannot be read
+// at first.
+func TestNoDecisionAfterLoss(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "1")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT 1, complete")
+		w.do(func() { w.denied[alice] = true })
+		h.DecisionsChanged()
+		expect(t, s, time.Second, "0 DENIED ACCESS_DENIED")
+		w.do(func() { w.noPolicy = true })
+		h.DecisionsChanged()
+		expect(t, s, time.Minute, "")
+		w.fail("a", secret.ReasonStoreAccessDenied)
+		w.do(func() { w.noPolicy, w.denied[alice] = false, false })
+		expect(t, s, time.Minute, "0 UNREADABLE STORE_ACCESS_DENIED")
+		w.set("a", "1")
+		expect(t, s, 2*ttl, "0 CHANGED 1", "")
+	})
+}
+
+// TestChangeDuringLoss: a change while no caller may watch the secret is in the first notice
+// after a grant has returned.
+func TestChangeDuringLoss(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "1")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT 1, complete")
+		w.do(func() { w.denied[alice] = true })
+		h.DecisionsChanged()
+		expect(t, s, time.Second, "0 DENIED ACCESS_DENIED")
+		w.set("a", "2")
+		w.do(func() { w.denied[alice] = false })
+		h.DecisionsChanged()
+		expect(t, s, time.Second, "0 CHANGED 2", "")
+	})
+}
