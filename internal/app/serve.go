@@ -287,9 +287,9 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			return err
 		}
 		grpcServer.SetCallLimits(callLimits(c))
-		hub.DecisionsChanged()
 		return nil
 	}
+	settings.Applied = hub.DecisionsChanged // with the new roles
 	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || others.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
 		return append(problems(identity, denials, integrations, places, auditLog, settings, working), others.problems()...)
 	}}

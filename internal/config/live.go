@@ -23,6 +23,10 @@ type Live struct {
 	// If it returns an error, the file counts as invalid. It must be set before the first
 	// Reload.
 	OnChange func(*Config) error
+	// Applied, if not nil, is called by each Reload that succeeds, when all settings, also the
+	// Roles, are in effect. It must be set before the first Reload, and must not call Reload,
+	// Current or Problem.
+	Applied func()
 
 	// roles are the roles on all integrations.
 	roles atomic.Pointer[authz.Roles]
@@ -117,6 +121,9 @@ func (l *Live) Reload() error {
 	}
 	l.inForce, l.reason, l.problem = merged, "", ""
 	l.roles.Store(roles)
+	if l.Applied != nil {
+		l.Applied()
+	}
 	if waiting := merged.Differences(next); len(waiting) > 0 {
 		slices.Sort(waiting)
 		l.reason, l.problem = RestartRequired, "changed on disk, but in effect only after a restart: "+strings.Join(waiting, ", ")

@@ -25,6 +25,8 @@ func TestLive(t *testing.T) {
 		limits = append(limits, c.Limits.MaxConcurrentCalls)
 		return nil
 	}
+	var applied []*authz.Roles
+	s.Applied = func() { applied = append(applied, s.Roles()) }
 	expect := func(auditor authz.Principal, drain time.Duration, limitsSet int, problem string) {
 		t.Helper()
 		for _, who := range []authz.Principal{first, second} {
@@ -38,6 +40,9 @@ func TestLive(t *testing.T) {
 		}
 		if len(limits) != limitsSet {
 			t.Errorf("limits were set to %v", limits)
+		}
+		if n := len(applied); n != limitsSet || n > 0 && applied[n-1] != s.Roles() {
+			t.Errorf("Applied was called %d times, or before the roles were in effect", n)
 		}
 		if _, got := s.Problem(); (got == "") != (problem == "") || !strings.Contains(got, problem) {
 			t.Errorf("problem %q, want one with %q", got, problem)
