@@ -47,14 +47,13 @@ type Read struct {
 	Key
 	// Scheme and Version are as in Saw; Version is "" if it tells other replicas nothing.
 	Scheme, Version string
-	// Began is the start of the read.
-	Began time.Time
+	// Began is the start of the read, and Ended its end.
+	Began, Ended time.Time
 }
 
 // Confirm makes all replicas drop reads that began before these, and waits until they have,
 // for at most two seconds.
 func (t *Tracker) Confirm(ctx context.Context, reads []Read) Coverage {
-	now := time.Now()
 	rows := make([]waiting, 0, len(reads))
 	known := make(map[ID]bool, len(reads))
 	for _, r := range reads {
@@ -67,7 +66,7 @@ func (t *Tracker) Confirm(ctx context.Context, reads []Read) Coverage {
 			continue // the same secret by another name
 		}
 		known[id] = true
-		rows = append(rows, waiting{Sighting: Sighting{ID: id, Key: r.Key, Scheme: r.Scheme, Seen: version, Forced: true}, ended: now, began: r.Began})
+		rows = append(rows, waiting{Sighting: Sighting{ID: id, Key: r.Key, Scheme: r.Scheme, Seen: version, Forced: true}, ended: r.Ended, began: r.Began})
 	}
 	if len(rows) == 0 {
 		return Coverage{State: Unknown}

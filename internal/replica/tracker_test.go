@@ -134,7 +134,7 @@ func TestDatabaseAway(t *testing.T) {
 		if b.has(password) != "v3" || len(b.Stats().Problems) == 0 || b.Stats().Pending != 1 {
 			t.Errorf("b has %q, %+v", b.has(password), b.Stats())
 		}
-		if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v2", Began: time.Now()}}); c.State != Unknown {
+		if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v2", Began: time.Now(), Ended: time.Now()}}); c.State != Unknown {
 			t.Errorf("without the database: %+v", c)
 		}
 		d.mu.Lock()
@@ -186,7 +186,7 @@ func TestClockJumps(t *testing.T) {
 			if got := b.has(password); got != "" {
 				t.Errorf("%v: b has %q", jump, got)
 			}
-			if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v2", Began: time.Now()}}); c.State != Unknown {
+			if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v2", Began: time.Now(), Ended: time.Now()}}); c.State != Unknown {
 				t.Errorf("%v: right after the jump: %+v", jump, c)
 			}
 			b.read(password, "v2", time.Millisecond)
@@ -196,7 +196,7 @@ func TestClockJumps(t *testing.T) {
 			if a.has(password) != "" || b.has(password) != "v3" {
 				t.Errorf("%v: a has %q, b has %q", jump, a.has(password), b.has(password))
 			}
-			if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v3", Began: time.Now()}}); c.State != AllReplicas {
+			if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v3", Began: time.Now(), Ended: time.Now()}}); c.State != AllReplicas {
 				t.Errorf("%v: later: %+v", jump, c)
 			}
 		})
@@ -239,6 +239,26 @@ func TestAlternatingVersions(t *testing.T) {
 	})
 }
 
+// TestConfirmAfterLaterRead: a refresh that has waited for other reads before it tells the
+// replicas of this one does not replace a version that was read meanwhile.
+func TestConfirmAfterLaterRead(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		began := time.Now()
+		a.read(password, "v1", time.Millisecond)
+		ended := time.Now()
+		time.Sleep(time.Second)
+		b.read(password, "v2", time.Millisecond)
+		time.Sleep(time.Second)
+		if c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: began, Ended: ended}}); c.State != AllReplicas {
+			t.Errorf("%+v", c)
+		}
+		time.Sleep(time.Second)
+		if a.has(password) != "" || b.has(password) != "v2" || d.written(password) != "v2" {
+			t.Errorf("a has %q, b has %q, the row has %q", a.has(password), b.has(password), d.written(password))
+		}
+	})
+}
+
 // TestConfirm: a refresh makes the others drop what they have read before, whatever its
 // version is, and names those that do not acknowledge it.
 func TestConfirm(t *testing.T) {
@@ -248,7 +268,7 @@ func TestConfirm(t *testing.T) {
 		refresh := func() (Coverage, time.Duration) {
 			began := time.Now()
 			a.read(password, "v1", time.Millisecond)
-			c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: began}, {Key: password, Version: "v1", Began: began}})
+			c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: began, Ended: time.Now()}, {Key: password, Version: "v1", Began: began, Ended: time.Now()}})
 			return c, time.Since(began)
 		}
 		c, took := refresh()

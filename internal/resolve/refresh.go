@@ -40,6 +40,7 @@ type refreshing struct {
 	item
 	decision watch.Decision
 	load     cache.Load
+	ended    time.Time // when the read had ended
 }
 
 // Refresh reads the secrets of a request from their stores, each distinct one once. Of req
@@ -132,19 +133,24 @@ func (r *Resolver) refreshSecret(ctx context.Context, who Caller, in *integratio
 			}
 		}
 	}()
-	loads := make(map[string]cache.Load) // by suffix
+	type outcome struct {
+		load  cache.Load
+		ended time.Time
+	}
+	outcomes := make(map[string]outcome) // by suffix
 	for _, c := range group {
-		load, ok := loads[c.ref.Suffix]
+		o, ok := outcomes[c.ref.Suffix]
 		if !ok {
 			// Not 0, so that a read for another suffix, or for another call that began
 			// after this one, is the answer.
 			maxAge := time.Since(began)
-			if load, ok = r.readVersion(ctx, who.Principal, in, c.ref.Secret(), &maxAge, began); !ok {
-				load.Err = secret.AsError(fmt.Errorf("resolve: a stale value of %s", in.ID))
+			if o.load, ok = r.readVersion(ctx, who.Principal, in, c.ref.Secret(), &maxAge, began); !ok {
+				o.load.Err = secret.AsError(fmt.Errorf("resolve: a stale value of %s", in.ID))
 			}
-			loads[c.ref.Suffix] = load
+			o.ended = time.Now()
+			outcomes[c.ref.Suffix] = o
 		}
-		c.load, c.err = load, load.Err
+		c.load, c.err, c.ended = o.load, o.load.Err, o.ended
 	}
 }
 

@@ -66,7 +66,7 @@ func TestRefreshDecisions(t *testing.T) {
 }
 
 // TestRefreshReadsOnce: each distinct secret is read once, also if the cache has it, and at
-// most once per second, whoever calls.
+// most once per second, for all callers together.
 func TestRefreshReadsOnce(t *testing.T) {
 	watched(t, func(t *testing.T, b *watchBench) {
 		if _, err := b.call(worker, resolve.Request{Configs: map[string]string{"p": vault + "::plain"}}); err != nil {
@@ -108,6 +108,28 @@ func TestRefreshReadsOnce(t *testing.T) {
 		calls.Wait()
 		if n, took := b.store.reads.Load()-before, time.Since(start); n != 1 || took > 2*time.Second {
 			t.Errorf("20 calls made %d reads in %v", n, took)
+		}
+	})
+}
+
+// TestRefreshTellsWhenReadsEnded: the other replicas get the end of each read, not that of the
+// slowest one of the call.
+func TestRefreshTellsWhenReadsEnded(t *testing.T) {
+	watched(t, func(t *testing.T, b *watchBench) {
+		b.stores.slow = "db-secret"
+		start := time.Now()
+		_, _ = b.refresh(t, worker, "cspi", map[string]string{"a": vault + "::db-secret::user", "b": vault + "::plain"})
+		if n := len(b.others.reads); n != 2 {
+			t.Fatalf("%d reads", n)
+		}
+		for _, r := range b.others.reads {
+			want := time.Duration(0)
+			if r.Name == b.stores.slow {
+				want = 5 * time.Second
+			}
+			if d := r.Ended.Sub(start); d < want || d > want+time.Second {
+				t.Errorf("the read of %s ended after %v", r.Name, d)
+			}
 		}
 	})
 }

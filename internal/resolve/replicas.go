@@ -57,7 +57,7 @@ func (r *Resolver) confirm(ctx context.Context, in *integration.Integration, con
 		if c.err != nil {
 			continue
 		}
-		read := replica.Read{Key: replicaKey(in, &c.ref), Scheme: r.schemeOf(in, c.ref), Version: c.load.Version, Began: c.load.ReadAt}
+		read := replica.Read{Key: replicaKey(in, &c.ref), Scheme: r.schemeOf(in, c.ref), Version: c.load.Version, Began: c.load.ReadAt, Ended: c.ended}
 		if read.Scheme == replica.SchemeNone {
 			read.Version = ""
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/watch"
@@ -28,15 +29,30 @@ type watchBench struct {
 	hub     *watch.Hub
 	stores  *versioned
 	changed sync.Mutex // guards the integrations
+	others  confirmed
+}
+
+// confirmed is the Replicas of a test. It has the reads of the last Confirm.
+type confirmed struct{ reads []replica.Read }
+
+func (*confirmed) Saw(replica.Key, string, string) {}
+
+func (c *confirmed) Confirm(_ context.Context, reads []replica.Read) replica.Coverage {
+	c.reads = reads
+	return replica.Coverage{State: replica.AllReplicas}
 }
 
 // versioned is a store whose secrets have the version that the test sets.
 type versioned struct {
 	*fakeStore
 	version string
+	slow    string // the name of a secret whose read takes five seconds longer
 }
 
 func (s *versioned) Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
+	if ref.Name == s.slow {
+		time.Sleep(5 * time.Second)
+	}
 	got, err := s.fakeStore.Fetch(ctx, in, ref)
 	if err != nil {
 		return nil, err
@@ -66,8 +82,9 @@ func watched(t *testing.T, test func(t *testing.T, b *watchBench)) {
 				t.Fatal(err)
 			}
 			t.Cleanup(values.Close)
-			b.stores = &versioned{c.Stores.(*fakeStore), "v1"}
+			b.stores = &versioned{fakeStore: c.Stores.(*fakeStore), version: "v1"}
 			c.Cache, c.Stores, c.Integrations, c.Hub = values, b.stores, locked{b}, b.hub
+			c.Replicas = &b.others
 			c.Versions = func(in *integration.Integration, _ secret.Ref) (secret.Versions, time.Duration) {
 				switch in.Kind {
 				case secret.KindLocalFile:
@@ -173,7 +190,7 @@ func TestWatchDecisions(t *testing.T) {
 				t.Errorf("%s, %s: recorded %q, want %q", tt.who, tt.ref, got, tt.records)
 			}
 		}
-		// A role lets nobody read.
+		// The role does not allow a caller to read.
 		if _, err := b.call(rotator, resolve.Request{Configs: map[string]string{"p": vault + "::plain"}}); err == nil {
 			t.Error("the rotator got a value")
 		}

@@ -142,7 +142,7 @@ func TestPostgresConfirm(t *testing.T) {
 	await(t, "the version is known", func() bool { return a.Stats().Rows == 1 })
 	confirm := func() replica.Coverage {
 		began := a.read("v1")
-		return a.Confirm(t.Context(), []replica.Read{{Key: shared, Version: "v1", Began: began}})
+		return a.Confirm(t.Context(), []replica.Read{{Key: shared, Version: "v1", Began: began, Ended: time.Now()}})
 	}
 	var c replica.Coverage
 	start := time.Now()
