@@ -21,6 +21,9 @@ type database struct {
 	writes  int
 	slow    time.Duration
 	notices []chan struct{}
+	looks   int // at the leases
+	writing int // calls of WriteSightings
+	most    int // of them at the same time
 }
 
 type stored struct {
@@ -98,6 +101,15 @@ func (d *database) Changes(ctx context.Context, since int64) (Changes, error) {
 }
 
 func (d *database) WriteSightings(ctx context.Context, by string, all []Sighting) (int64, error) {
+	d.mu.Lock()
+	d.writing++
+	d.most = max(d.most, d.writing)
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		d.writing--
+		d.mu.Unlock()
+	}()
 	if err := d.use(ctx); err != nil {
 		return 0, err
 	}
@@ -168,6 +180,7 @@ func (d *database) Leases(ctx context.Context) (all []Lease, err error) {
 		return nil, err
 	}
 	defer d.mu.Unlock()
+	d.looks++
 	for _, l := range d.leases {
 		l.Live, l.Serves, l.SeenAt = l.expires > d.now(), l.serves > d.now(), epoch.Add(l.seen)
 		all = append(all, l.Lease)

@@ -21,10 +21,12 @@
 //
 // No clock of one machine is compared with that of another. A writer sends how long ago its
 // read ended, and the database subtracts that from its own clock. A reader gets the age of
-// the row by the same clock, and subtracts it from its monotonic clock. Delays on the way
-// make a row appear newer, which costs a read and never keeps an old version. A jump of the
-// database's clock shows as a row that is older than the last poll that did not have it;
-// the replica then takes the row for new.
+// the row by the same clock, and subtracts it from its monotonic clock. A delay on the way
+// makes a row appear newer than the read was, which costs another read. If the writer waits
+// for a connection, and another replica reads a newer version meanwhile, that replica drops
+// it; the old version remains where it was read until a call reads the secret again or its
+// time-to-live ends. A jump of the database's clock shows as a row that is older than the
+// last poll that did not have it; the replica then takes the row for new.
 //
 // Two replicas that see versions in turns, because a store is not consistent, drop each
 // other's reads. The number of drops of one secret is limited (see dropBurst), and beyond

@@ -12,8 +12,11 @@ const (
 	leaseTime = 10 * time.Second
 	// renewInterval is the time between two renewals.
 	renewInterval = 3 * time.Second
-	// ackInterval is the time between two looks at the leases while Confirm waits.
+	// ackInterval is the minimum time between two looks at the leases while calls of Confirm
+	// wait.
 	ackInterval = 25 * time.Millisecond
+	// confirmWrites is the maximum number of calls of Confirm that write at the same time.
+	confirmWrites = 2
 	// confirmTime is how long Confirm waits.
 	confirmTime = 2 * time.Second
 	// servesSlack is added to Config.ServesFor in the lease: for calls in progress.
@@ -73,13 +76,9 @@ func (t *Tracker) Confirm(ctx context.Context, reads []Read) Coverage {
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTime)
 	defer cancel()
-	var seq int64
-	for some := range slices.Chunk(rows, chunk) {
-		var err error
-		if seq, err = t.write(ctx, some); err != nil {
-			t.failed(notWritten, err)
-			return Coverage{State: Unknown}
-		}
+	seq, ok := t.writeForced(ctx, rows)
+	if !ok {
+		return Coverage{State: Unknown}
 	}
 	c := t.awaitApplied(ctx, seq)
 	t.mu.Lock()
@@ -91,12 +90,64 @@ func (t *Tracker) Confirm(ctx context.Context, reads []Read) Coverage {
 	return c
 }
 
+// writeForced writes rows for Confirm and returns the number of the last one. Only a few calls
+// write at the same time, so that many calls of Refresh leave connections to the database for
+// the leases.
+func (t *Tracker) writeForced(ctx context.Context, rows []waiting) (seq int64, ok bool) {
+	select {
+	case t.confirming <- struct{}{}:
+		defer func() { <-t.confirming }()
+	case <-ctx.Done():
+		return 0, false
+	}
+	for some := range slices.Chunk(rows, chunk) {
+		var err error
+		if seq, err = t.write(ctx, some); err != nil {
+			t.failed(notWritten, err)
+			return 0, false
+		}
+	}
+	return seq, true
+}
+
+// leaseView is the last look at the leases. All calls of Confirm share it.
+type leaseView struct {
+	turn   chan struct{} // capacity 1; guards the other fields
+	began  time.Time
+	leases []Lease
+}
+
+// leasesSince returns the leases at a time after since. However many calls wait, it reads
+// them at most once in ackInterval.
+func (t *Tracker) leasesSince(ctx context.Context, since time.Time) ([]Lease, error) {
+	v := &t.view
+	select {
+	case v.turn <- struct{}{}:
+		defer func() { <-v.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if v.began.After(since) {
+		return v.leases, nil
+	}
+	if wait := ackInterval - time.Since(v.began); wait > 0 && !sleep(ctx, wait) {
+		return nil, ctx.Err()
+	}
+	began := time.Now()
+	leases, err := t.cfg.Table.Leases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.began, v.leases = began, leases
+	return leases, nil
+}
+
 // awaitApplied waits until all other replicas with a live lease have applied a row, or ctx
 // ends.
 func (t *Tracker) awaitApplied(ctx context.Context, seq int64) Coverage {
 	c := Coverage{State: Unknown}
 	for {
-		leases, err := t.cfg.Table.Leases(ctx)
+		leases, err := t.leasesSince(ctx, time.Now())
 		if err == nil {
 			var behind []Lease
 			waits := false

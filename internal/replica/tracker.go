@@ -79,6 +79,9 @@ type Tracker struct {
 
 	renewed atomic.Pointer[time.Time] // start of the last renewal of the lease
 
+	confirming chan struct{} // has an element for each Confirm that writes
+	view       leaseView
+
 	mu      sync.Mutex
 	mirror  map[ID]seen
 	pending map[ID]waiting
@@ -145,6 +148,7 @@ func New(c Config) *Tracker {
 	return &Tracker{
 		cfg: c, id: hex.EncodeToString(id[:]), began: time.Now(),
 		poke: make(chan struct{}, 1), ack: make(chan struct{}, 1), polled: make(chan struct{}, 1),
+		confirming: make(chan struct{}, confirmWrites), view: leaseView{turn: make(chan struct{}, 1)},
 		mirror: make(map[ID]seen), pending: make(map[ID]waiting), drops: make(map[ID]*dropState), failing: make(map[string]string),
 	}
 }

@@ -286,13 +286,7 @@ func TestConfirm(t *testing.T) {
 
 		// A process that ends without notice, and one that hangs, look alike.
 		dead := d.join(t, "c", false)
-		d.mu.Lock()
-		stopped := *d.leases[dead.ID()]
-		d.mu.Unlock()
-		dead.stop()
-		d.mu.Lock()
-		d.leases[dead.ID()] = &stopped
-		d.mu.Unlock()
+		dead.stopSilently(d)
 		c, took = refresh()
 		if c.State != SomeReplicas || len(c.Behind) != 1 || c.Behind[0].Name != "c" || took < confirmTime || took > confirmTime+100*time.Millisecond {
 			t.Errorf("a dead replica: %+v after %v", c, took)
@@ -308,8 +302,7 @@ func TestConfirm(t *testing.T) {
 
 		// A successor of the same name deletes the lease.
 		d.mu.Lock()
-		stopped.expires, stopped.serves = d.now(), d.now()+time.Hour
-		d.leases[dead.ID()] = &stopped
+		d.leases[dead.ID()] = &lease{Lease: Lease{ID: dead.ID(), Name: "c"}, expires: d.now(), serves: d.now() + time.Hour}
 		d.mu.Unlock()
 		time.Sleep(time.Second)
 		successor := d.join(t, "c", true)

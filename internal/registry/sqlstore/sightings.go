@@ -93,6 +93,8 @@ func (t sharedTable) write(ctx context.Context, stmts ...stmt) error {
 // back.
 func (t sharedTable) WriteSightings(ctx context.Context, by string, all []replica.Sighting) (seq int64, err error) {
 	now := t.s.d.now
+	// The ages were computed before the transaction began; it may wait for others.
+	const sent = `CAST(1000000 * extract(epoch FROM transaction_timestamp()) AS BIGINT)`
 	var values strings.Builder
 	args := make([]any, 0, 10*len(all))
 	for i := range all {
@@ -109,8 +111,8 @@ func (t sharedTable) WriteSightings(ctx context.Context, by string, all []replic
 	args = append([]any{by, by}, args...)
 	insert := stmt{args: args, query: `
 		INSERT INTO sightings AS s (id, seq, integration_id, store, secret, pinned, scheme, version, read_at, seen_by, forced_at, forced_by, written_at)
-		SELECT column1, (SELECT seq FROM sighting_state WHERE id = 1), column2, column3, column4, column5, column6, column7, ` + now + ` - column8, CAST(? AS TEXT),
-			CASE WHEN column9 THEN ` + now + ` - column10 ELSE 0 END, CASE WHEN column9 THEN CAST(? AS TEXT) ELSE '' END, ` + now + `
+		SELECT column1, (SELECT seq FROM sighting_state WHERE id = 1), column2, column3, column4, column5, column6, column7, ` + sent + ` - column8, CAST(? AS TEXT),
+			CASE WHEN column9 THEN ` + sent + ` - column10 ELSE 0 END, CASE WHEN column9 THEN CAST(? AS TEXT) ELSE '' END, ` + now + `
 		FROM (VALUES ` + values.String() + `) AS v
 		ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, written_at = excluded.written_at,
 			version   = CASE WHEN ` + later + ` THEN excluded.version ELSE s.version END,

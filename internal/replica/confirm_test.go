@@ -1,0 +1,56 @@
+package replica
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestManyConfirms: however many calls of Confirm wait for a replica that has ended without
+// notice, the database gets few writes at the same time and few queries.
+func TestManyConfirms(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		const calls = 100
+		b.stopSilently(d)
+		d.mu.Lock()
+		d.slow, d.looks, d.most = 5*time.Millisecond, 0, 0
+		d.mu.Unlock()
+		states := make([]CoverageState, calls)
+		var confirming sync.WaitGroup
+		began := time.Now()
+		for i := range calls {
+			confirming.Go(func() {
+				k := password
+				k.Name = fmt.Sprint("s", i)
+				states[i] = a.Confirm(t.Context(), []Read{{Key: k, Version: "v1", Began: began, Ended: time.Now()}}).State
+			})
+		}
+		confirming.Wait()
+		took := time.Since(began)
+		for i, s := range states {
+			if s != SomeReplicas {
+				t.Errorf("call %d: state %d", i, s)
+			}
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if most := confirmWrites + 1; d.most > most { // and the writer
+			t.Errorf("%d writes at the same time, at most %d expected", d.most, most)
+		}
+		if most := int(took/ackInterval) + 2; d.looks > most {
+			t.Errorf("%d looks at the leases in %v, at most %d expected", d.looks, took, most)
+		}
+	})
+}
+
+// stopSilently ends a replica and leaves its lease.
+func (b *broker) stopSilently(d *database) {
+	d.mu.Lock()
+	lease := *d.leases[b.ID()]
+	d.mu.Unlock()
+	b.stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leases[b.ID()] = &lease
+}
