@@ -91,7 +91,7 @@ func TestReplicasAnswerTheNewVersion(t *testing.T) {
 	r.checkRefresh(a, b, toB, stopWatching)
 }
 
-// watch watches a secret of an integration that nobody uses otherwise, through a replica.
+// watch watches a secret of an integration without other users, through a replica.
 func (r *rotation) watch(a *member) (stop func()) {
 	r.t.Helper()
 	ctx, stop := context.WithCancel(r.t.Context())

@@ -90,6 +90,7 @@ func (s *Secret) HasSuffix(suffix string) bool {
 // Versions says what the versions of a secret are.
 type Versions uint8
 
+// The kinds of versions.
 const (
 	// StoreVersions: the store gives each content a version.
 	StoreVersions Versions = iota

@@ -265,7 +265,7 @@ func TestOneReadPerTTL(t *testing.T) {
 		before = w.readsOf("a")
 		time.Sleep(10 * ttl)
 		if n := w.readsOf("a"); n != before {
-			t.Errorf("%d reads although nobody watches", n-before)
+			t.Errorf("%d reads without a watcher", n-before)
 		}
 	})
 }

@@ -208,7 +208,7 @@ func TestLimits(t *testing.T) {
 func TestManyItems(t *testing.T) {
 	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
 		var many []Item
-		for i := range 1000 {
+		for i := range 450 {
 			w.set(fmt.Sprintf("a%d", i), "1")
 			many = append(many, Item{Ref: ref(fmt.Sprintf("a%d", i)), Known: "1"})
 		}
@@ -223,7 +223,7 @@ func TestManyItems(t *testing.T) {
 			said += len(notices)
 			done = complete
 		}
-		if said != 1000 {
+		if said != 450 {
 			t.Errorf("%d notices", said)
 		}
 		expect(t, s, time.Minute, "")
