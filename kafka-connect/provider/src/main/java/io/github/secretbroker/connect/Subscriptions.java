@@ -6,6 +6,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
@@ -22,6 +23,10 @@ import org.slf4j.LoggerFactory;
  */
 final class Subscriptions implements AutoCloseable {
   private static final Logger LOG = LoggerFactory.getLogger(Subscriptions.class);
+
+  /** The wait after the first error that does not pass by itself; it doubles each time. */
+  private static final long LASTING_ERROR_MS = 500;
+  private static final long MAX_LASTING_ERROR_MS = 300_000;
 
   /** What identifies a subscription; equal ones are one. */
   private record Key(String path, Set<String> keys, ConfigChangeCallback callback) {}
@@ -41,6 +46,7 @@ final class Subscriptions implements AutoCloseable {
     }, new ThreadPoolExecutor.DiscardPolicy());
     thread.setKeepAliveTime(5, TimeUnit.SECONDS);
     thread.allowCoreThreadTimeOut(true);
+    thread.setRemoveOnCancelPolicy(true);
   }
 
   /**
@@ -71,13 +77,13 @@ final class Subscriptions implements AutoCloseable {
   synchronized void unsubscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
     Subscriber subscriber = open.remove(new Key(path, Set.copyOf(keys), callback));
     if (subscriber != null) {
-      subscriber.subscription.close();
+      subscriber.end();
     }
   }
 
   /** Ends all subscriptions; see {@link #unsubscribe}. */
   synchronized void unsubscribeAll() {
-    open.values().forEach(subscriber -> subscriber.subscription.close());
+    open.values().forEach(Subscriber::end);
     open.clear();
   }
 
@@ -102,6 +108,8 @@ final class Subscriptions implements AutoCloseable {
     private Timestamp since; // of the last notice
     private boolean expected; // get will run
     private int failures;
+    private Future<?> retry; // that waits; null without one
+    private boolean warned; // of an error, since the last notice
 
     Subscriber(Key key, List<String> references) {
       this.key = key;
@@ -116,6 +124,8 @@ final class Subscriptions implements AutoCloseable {
             since = notice.getFetchTime();
           }
           failures = 0;
+          warned = false;
+          cancelRetry();
           if (!expected) { // notices that arrived together have one callback
             expected = true;
             thread.execute(this::get);
@@ -128,6 +138,7 @@ final class Subscriptions implements AutoCloseable {
 
     private void get() {
       expected = false;
+      retry = null;
       if (!isOpen(this)) {
         return;
       }
@@ -137,14 +148,32 @@ final class Subscriptions implements AutoCloseable {
         if (!isOpen(this)) {
           return;
         }
-        if (e.retryAfterMs() < 0) { // until the next notice
-          LOG.warn("{}", e.describe(key.path(), references));
-          return;
+        // An error that does not pass by itself may be of a replica that has not seen a grant yet.
+        boolean lasting = e.retryAfterMs() < 0;
+        if (lasting && !warned) {
+          warned = true;
+          LOG.warn("{}; trying again", e.describe(key.path(), references));
+        } else {
+          LOG.debug("{}", e.describe(key.path(), references));
         }
-        LOG.debug("{}", e.describe(key.path(), references));
         expected = true;
-        thread.schedule(this::get, Follower.backoff(e.retryAfterMs(), failures++), TimeUnit.MILLISECONDS);
+        long least = lasting ? Math.min(LASTING_ERROR_MS << Math.min(failures, 10), MAX_LASTING_ERROR_MS) : e.retryAfterMs();
+        retry = thread.schedule(this::get, Follower.backoff(least, failures++), TimeUnit.MILLISECONDS);
       }
+    }
+
+    private void cancelRetry() {
+      if (retry != null) {
+        retry.cancel(false);
+        retry = null;
+        expected = false;
+      }
+    }
+
+    /** Ends the subscription; it may be called by any thread. */
+    private void end() {
+      subscription.close();
+      thread.execute(this::cancelRetry); // so that the thread can end
     }
 
     private void call(Answer answer) {

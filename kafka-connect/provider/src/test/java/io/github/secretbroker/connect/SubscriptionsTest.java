@@ -103,6 +103,19 @@ class SubscriptionsTest {
   }
 
   @Test
+  void lastingErrorsAreRetriedWithoutAnotherNotice() throws Exception {
+    provider.subscribe("cspi", Set.of(REFERENCE), callback);
+    nextCall();
+    int[] refused = new int[1];
+    bench.broker.answer = request -> refused[0]++ < 1
+        ? ResolveResponse.newBuilder().setRequestId("request-2")
+            .putErrors("k0", ConfigError.newBuilder().setReason("ACCESS_DENIED").build()).build()
+        : answer(request);
+    change(bench.broker.nextWatch(), "2");
+    assertEquals(Map.of(REFERENCE, "k0 canary-2"), nextCall());
+  }
+
+  @Test
   void otherErrorsEndNoSubscription() throws Exception {
     provider.subscribe("cspi", Set.of(REFERENCE), (path, data) -> {
       calls.add(data.data());
@@ -113,7 +126,7 @@ class SubscriptionsTest {
     bench.broker.answer = request -> ResolveResponse.newBuilder().setRequestId("request-2")
         .putErrors("k0", ConfigError.newBuilder().setReason("JSON_KEY_NOT_FOUND").build()).build();
     change(watch, "2");
-    SharedCallsTest.await("the failed call", () -> bench.broker.requests.size() == 2);
+    SharedCallsTest.await("the failed call", () -> bench.broker.requests.size() >= 2);
     bench.broker.answer = this::answer;
     change(watch, "3");
     assertEquals(Map.of(REFERENCE, "k0 canary-3"), nextCall());
