@@ -27,7 +27,8 @@ def channel(address: str, directory: str) -> grpc.Channel:
         private_key=(files / "worker-key.pem").read_bytes(),
         certificate_chain=(files / "worker.pem").read_bytes(),
     )
-    return grpc.secure_channel(address, credentials)
+    # A stream of follow.py notices a connection that was cut without notice.
+    return grpc.secure_channel(address, credentials, options=[("grpc.keepalive_time_ms", 60_000)])
 
 
 def explain(error: grpc.RpcError) -> str:

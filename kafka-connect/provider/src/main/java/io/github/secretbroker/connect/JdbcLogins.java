@@ -27,6 +27,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   private Follower.Subscription subscription; // null before the first login
   private boolean followed; // follow was called
   private Timestamp since; // of the last notice, null if there was none
+  private int denials; // number of notices that access is lost
   private char[][] last; // null if there is none
   private long lastEnd; // the System.nanoTime at which last expires
   private boolean closed;
@@ -52,10 +53,10 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
    * @param fromStore the last ones do not work: the broker reads the store instead of its cache
    */
   List<String> get(boolean fromStore) throws BrokerException {
-    Timestamp notice = lastNotice();
+    Told told = told();
     try {
-      Answer answer = broker.resolveSince(integration, references, fromStore ? Duration.ZERO : broker.maxAge(), notice);
-      keep(answer, notice);
+      Answer answer = broker.resolveSince(integration, references, fromStore ? Duration.ZERO : broker.maxAge(), told.since());
+      keep(answer, told);
       return answer.values();
     } catch (BrokerException e) {
       boolean temporary = e.retryAfterMs() >= 0;
@@ -71,12 +72,15 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
     }
   }
 
-  private synchronized Timestamp lastNotice() {
-    return since;
+  /** What the notices have told when a call begins. */
+  private record Told(Timestamp since, int denials) {}
+
+  private synchronized Told told() {
+    return new Told(since, denials);
   }
 
-  private synchronized void keep(Answer answer, Timestamp notice) {
-    if (closed || notice != since) { // there is a newer version
+  private synchronized void keep(Answer answer, Told told) {
+    if (closed || told.since() != since || told.denials() != denials) { // a newer version, or no access any more
       return;
     }
     forget();
@@ -113,7 +117,10 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
           since = notice.getFetchTime();
         }
       }
-      case STATE_DENIED -> forget();
+      case STATE_DENIED -> {
+        denials++;
+        forget();
+      }
       default -> { }
     }
   }

@@ -181,6 +181,22 @@ class JdbcFollowTest {
     assertTrue(assertThrows(ConfigException.class, this::login).getMessage().contains("SECRETBROKER_UNREACHABLE"));
   }
 
+  /** An answer on its way when access is lost is used once, and not kept. */
+  @Test
+  void accessLostDuringALoginEndsItsCredentials() throws Exception {
+    List<String> references = List.of("https://v.vault.azure.net::db::user", "https://v.vault.azure.net::db::password");
+    try (JdbcLogins logins = new JdbcLogins(BrokerConnection.acquire(Settings.parse(bench.settings())), "cspi", references)) {
+      logins.get(false);
+      bench.broker.answer = request -> {
+        logins.noticed(0, Notice.newBuilder().setState(Notice.State.STATE_DENIED).build());
+        return answer(request);
+      };
+      logins.get(true); // not the answer of a call that is shared
+      bench.broker.close();
+      assertThrows(BrokerException.class, () -> logins.get(false));
+    }
+  }
+
   @Test
   void expiredCredentialsAreNotUsed() {
     timeLeft = Duration.newBuilder().setNanos(1_000_000).build();
