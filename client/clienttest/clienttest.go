@@ -161,7 +161,9 @@ func (b *Broker) start(addr string) {
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
-	b.config.Addrs = []string{listener.Addr().String()}
+	if b.config.Addrs == nil { // Start uses the same address, while others read the config
+		b.config.Addrs = []string{listener.Addr().String()}
+	}
 	b.stop = func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // do not wait for calls in progress

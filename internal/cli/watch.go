@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func newWatchCommand() *cobra.Command {
 		Long: `Print the state of references at the beginning, and then each change, until Ctrl-C.
 No value leaves the broker. The states are CURRENT, CHANGED, DENIED, UNREADABLE and
 EXPIRING; docs/rotation.md explains them. With --once the command ends when it has
-printed the state of every reference.
+printed the state of every reference, or with an error after --timeout.
 
 Give the references as NAME=REFERENCE, or name the configurations of connectors with
 --file, which can be repeated, as for "secretbroker check". The caller needs a grant
@@ -95,9 +96,19 @@ func (w *watch) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer cl.Close()
-	for res, err := range cl.Watch(cmd.Context(), w.request()) {
+	ctx := cmd.Context()
+	if w.once {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.conn.Timeout)
+		defer cancel()
+	}
+	for res, err := range cl.Watch(ctx, w.request()) {
 		if cmd.Context().Err() != nil {
 			return nil // Ctrl-C
+		}
+		if ctx.Err() != nil {
+			err = &client.Error{Code: codes.DeadlineExceeded, Message: fmt.Sprintf(
+				"the broker did not tell the state of every reference within %s; a store may not respond; use a larger --timeout to wait longer", w.conn.Timeout)}
 		}
 		if err == nil && res.Interrupted != nil && !w.begun {
 			err = res.Interrupted
