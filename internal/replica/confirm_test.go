@@ -44,6 +44,36 @@ func TestManyConfirms(t *testing.T) {
 	})
 }
 
+// TestMirrorIsPruned: a replica forgets what was deleted from the table, and writes it again
+// when it reads it again.
+func TestMirrorIsPruned(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		for i := range 10 {
+			k := password
+			k.Name = fmt.Sprint("s", i)
+			a.read(k, "v1", time.Millisecond)
+			time.Sleep(time.Second)
+		}
+		d.mu.Lock()
+		for id, row := range d.rows {
+			if row.Name != "s9" {
+				d.pruned = max(d.pruned, row.Seq)
+				delete(d.rows, id)
+			}
+		}
+		d.mu.Unlock()
+		time.Sleep(2 * pruneInterval)
+		if got, other := a.Stats().Rows, b.Stats().Rows; got != 1 || other != 1 {
+			t.Errorf("%d and %d rows in the mirrors, want 1", got, other)
+		}
+		b.read(Key{password.Integration, password.Store, "s0", ""}, "v2", time.Millisecond)
+		time.Sleep(time.Second)
+		if a.has(Key{password.Integration, password.Store, "s0", ""}) != "" {
+			t.Error("the other replica has an older version")
+		}
+	})
+}
+
 // stopSilently ends a replica and leaves its lease.
 func (b *broker) stopSilently(d *database) {
 	d.mu.Lock()

@@ -74,7 +74,7 @@ func (t *Tracker) pollAnd(ctx context.Context, finish func()) error {
 			todo = append(todo, a)
 		}
 	}
-	t.last, t.polledAt, t.now = c.Seq, began, c.Now
+	t.last, t.pruned, t.polledAt, t.now = c.Seq, c.Pruned, began, c.Now
 	t.mu.Unlock()
 	t.works(notSeen)
 	acknowledge := false
@@ -129,7 +129,7 @@ type applied struct {
 // take puts a row into the mirror. ok is false if it is this replica's own. It requires the
 // lock.
 func (t *Tracker) take(row *Row, now time.Time) (a applied, ok bool) {
-	m := seen{version: row.Seen, own: row.By == t.id, at: max(t.since(now.Add(-max(row.Age, 0))), 1)}
+	m := seen{seq: row.Seq, version: row.Seen, own: row.By == t.id, at: max(t.since(now.Add(-max(row.Age, 0))), 1)}
 	if row.Scheme != "" && row.Scheme != t.cfg.Scheme {
 		m.version = "" // not comparable with what this replica computes
 	}

@@ -87,6 +87,7 @@ type Tracker struct {
 	pending map[ID]waiting
 	drops   map[ID]*dropState
 	last    int64 // the number up to which rows are in the mirror
+	pruned  int64 // the number up to which rows were deleted
 	applied int64 // the number up to which the cache is without what they supersede
 	// The start of the last successful poll, and the database's clock then.
 	polledAt time.Time
@@ -107,6 +108,7 @@ type seen struct {
 	own         bool  // this replica made the read
 	forced      int64 // reads that began before are dropped; 0 for none
 	forcedOwner bool  // this replica forced it
+	seq         int64 // of the row
 }
 
 // waiting is a Sighting that is not written yet. Its ages are times until it is sent.

@@ -114,13 +114,16 @@ func (t *Tracker) pruneLoop(ctx context.Context) {
 	}
 }
 
-// forget removes entries from the mirror that are older than the rows in the database.
+// forget removes entries from the mirror whose rows were deleted from the database.
 func (t *Tracker) forget(before time.Time) {
 	limit := t.since(before)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id, m := range t.mirror {
-		if m.at < limit && m.forced < limit {
+		if d := t.drops[id]; d != nil && d.waits {
+			continue
+		}
+		if m.seq <= t.pruned || m.at < limit && m.forced < limit {
 			delete(t.mirror, id)
 		}
 	}
