@@ -92,11 +92,10 @@ type leasedIntegrations struct {
 }
 
 func (l leasedIntegrations) Get(id string) (*integration.Integration, error) {
-	in, err := l.Integrations.Get(id)
-	if err == nil && l.tracker.Detached() {
+	if l.tracker.Detached() { // also for an integration that does not exist: the two look alike
 		return nil, registry.ErrUnavailable
 	}
-	return in, err
+	return l.Integrations.Get(id)
 }
 
 // refuses reports whether calls are refused.
