@@ -33,11 +33,16 @@ type watchBench struct {
 }
 
 // confirmed is the Replicas of a test. It has the reads of the last Confirm.
-type confirmed struct{ reads []replica.Read }
+type confirmed struct {
+	mu    sync.Mutex
+	reads []replica.Read
+}
 
 func (*confirmed) Saw(replica.Key, string, string) {}
 
 func (c *confirmed) Confirm(_ context.Context, reads []replica.Read) replica.Coverage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.reads = reads
 	return replica.Coverage{State: replica.AllReplicas}
 }
