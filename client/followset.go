@@ -82,7 +82,7 @@ func (f *Follower) begin(sets map[string]*followedSet) {
 	}
 }
 
-// wipe wipes the values. It requires the lock, or that nobody else uses the set.
+// wipe wipes the values. It requires the lock, or that no other goroutine uses the set.
 func (s *followedSet) wipe() {
 	s.gone = true
 	for _, it := range s.values {

@@ -23,7 +23,7 @@ type followStream struct {
 	replaced bool // the stream has ended, and what it still tells does not count
 }
 
-// open starts to watch sets. It requires the lock, or that nobody else uses the Follower.
+// open starts to watch sets. It requires the lock, or that no other goroutine uses the Follower.
 func (f *Follower) open(sets map[string]*followedSet) *followStream {
 	ctx, cancel := context.WithCancel(f.ctx)
 	s := &followStream{follower: f, cancel: cancel, completed: make(chan struct{}), refused: make(chan struct{}), last: make(map[*followed]Notice)}
