@@ -66,6 +66,22 @@ type Aliaser interface {
 	Canonical(store string) string
 }
 
+// EventSettings is implemented by Settings that can configure a source of events.
+type EventSettings interface {
+	// EventSource returns a name for the source of events for people, such as the URL of a
+	// queue, or "" if none is configured.
+	EventSource() string
+}
+
+// EventSource returns a name for the source of events of an integration for people, or "" if
+// the integration has none.
+func (in *Integration) EventSource() string {
+	if s, ok := in.Settings.(EventSettings); ok {
+		return s.EventSource()
+	}
+	return ""
+}
+
 // SectionParser decodes and validates the section of one kind.
 type SectionParser struct {
 	section reflect.Type

@@ -21,12 +21,13 @@ var list = []struct {
 	spec   integration.Spec
 	opener func(provider.Config) provider.Opener
 	keeps  func(*integration.Integration) bool
+	events func(provider.Config) provider.EventOpener
 }{
-	{azurekv.Spec(), azurekv.Opener, nil},
-	{awssm.Spec(), awssm.Opener, nil},
-	{gcpsm.Spec(), gcpsm.Opener, nil},
-	{vaultkv.Spec(), vaultkv.Opener, vaultkv.Keeps},
-	{localfile.Spec(), localfile.Opener, nil},
+	{spec: azurekv.Spec(), opener: azurekv.Opener},
+	{spec: awssm.Spec(), opener: awssm.Opener},
+	{spec: gcpsm.Spec(), opener: gcpsm.Opener},
+	{spec: vaultkv.Spec(), opener: vaultkv.Opener, keeps: vaultkv.Keeps},
+	{spec: localfile.Spec(), opener: localfile.Opener},
 }
 
 // All returns the kinds, for the packages that read documents.
@@ -43,6 +44,17 @@ func Openers(c provider.Config) map[secret.Kind]provider.Opener {
 	openers := make(map[secret.Kind]provider.Opener, len(list))
 	for _, k := range list {
 		openers[k.spec.Kind] = k.opener(c)
+	}
+	return openers
+}
+
+// EventOpeners returns the openers of the sources of events, of the kinds that have them.
+func EventOpeners(c provider.Config) map[secret.Kind]provider.EventOpener {
+	openers := make(map[secret.Kind]provider.EventOpener)
+	for _, k := range list {
+		if k.events != nil {
+			openers[k.spec.Kind] = k.events(c)
+		}
 	}
 	return openers
 }
