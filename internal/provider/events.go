@@ -57,6 +57,8 @@ type Event struct {
 	// the store has. Whether an integration has this store is not the source's decision.
 	Store string
 	// Name and Suffix are as in a secret.Ref; Suffix is "" if the event does not have it.
+	// An empty Name means that any secret of Store may have another value: the source knows
+	// that something changed, but not what.
 	Name, Suffix string
 	// Version is the version that the event names, in the form of secret.Secret.Version; ""
 	// if it names none. A secret that is known to have this version need not be read.
