@@ -25,7 +25,8 @@ type EventSource interface {
 	// Acknowledge removes messages from the queue, so that they are not delivered again.
 	// After an error some of them may have been removed.
 	Acknowledge(ctx context.Context, messages []EventMessage) error
-	// Check tests whether the source can be used, without receiving a message.
+	// Check tests whether the source can be used, without receiving a message. Its steps are
+	// StepEvents, and StepToken or the like if the source has a credential of its own.
 	Check(ctx context.Context) []Step
 	// Close releases connections. No Receive or Acknowledge may be running or follow.
 	Close() error

@@ -19,7 +19,7 @@ import (
 type Step struct {
 	// Step is what was checked. Its names are a part of the API.
 	Step StepName
-	// Store is the store of a StepReadStore.
+	// Store is the store of a StepReadStore, or the source of a StepEvents.
 	Store string
 	// Err is nil if the check succeeded, and otherwise a *secret.Error that says what is
 	// wrong and what to do.
@@ -52,13 +52,19 @@ const (
 	StepToken StepName = "TOKEN"
 	// StepReadStore checks whether a store permits reads.
 	StepReadStore StepName = "READ_STORE"
+	// StepEvents checks whether the source of events can be used. Store is the name of the
+	// source; see integration.EventSettings.
+	StepEvents StepName = "EVENTS"
 )
 
 // String describes the step for people, such as "token" or
 // "read https://v.vault.azure.net".
 func (s *Step) String() string {
-	if s.Step == StepReadStore {
+	switch s.Step {
+	case StepReadStore:
 		return "read " + s.Store
+	case StepEvents:
+		return "events of " + s.Store
 	}
 	return strings.ToLower(string(s.Step))
 }
