@@ -16,7 +16,9 @@ import (
 //
 // Receive and Acknowledge are called by one goroutine, Check and Close also by others.
 // Implementations contact no host but those that the integration determines, and return
-// errors that are *secret.Error and contain nothing of a message.
+// errors that are *secret.Error and contain nothing of a message. They parse each message
+// within task.Contain, so that a message that makes the parser panic becomes one with a
+// Problem and does not affect the others.
 type EventSource interface {
 	// Receive waits for messages until one arrives, ctx ends, or about 20 s have passed. It
 	// returns at most 10 messages. The queue does not deliver them again for at least 30
@@ -59,10 +61,18 @@ type Event struct {
 	Store string
 	// Name and Suffix are as in a secret.Ref; Suffix is "" if the event does not have it.
 	// An empty Name means that any secret of Store may have another value: the source knows
-	// that something changed, but not what.
+	// that something changed, but not what. Only a LOCAL_FILE source may say so: anyone who
+	// may write to a queue could otherwise make the broker read everything.
 	Name, Suffix string
-	// Version is the version that the event names, in the form of secret.Secret.Version; ""
-	// if it names none. A secret that is known to have this version need not be read.
+	// Label is the version of a secret.Ref that the event is about: "" for the current
+	// version, or a label such as a staging label of AWS. A Ref with another Version is not
+	// read because of the event. AnyLabel means the current version and all labels; Version
+	// is then that of the current one.
+	Label string
+	// Version is the version that the secret has now according to the event, in the form of
+	// secret.Secret.Version. A secret that is known to have this version is not read. It is ""
+	// if the event does not say, or if more than the version may have changed, as when a
+	// version was disabled or destroyed: then the secret is always read.
 	Version string
 	// At is when the secret changed, by the cloud's clock; zero if the event does not say.
 	At time.Time
@@ -70,6 +80,9 @@ type Event struct {
 	// one of those that the source knows, never a text from the message.
 	Type string
 }
+
+// AnyLabel as the Label of an Event means the current version and all labels.
+const AnyLabel = "*"
 
 // EventOpener opens the EventSource of an integration whose settings configure one; see
 // integration.EventSettings. It reads credential files but sends no request.

@@ -250,6 +250,21 @@ func (r Ref) Secret() Ref {
 	return r
 }
 
+// IsPinned reports whether r names one version, whose content never changes. It is false
+// for the current version and for a label that the store can move to another version.
+func (r *Ref) IsPinned() bool {
+	switch {
+	case r.Version == "":
+		return false
+	case r.Kind == KindAWSSecretsManager:
+		return IsAWSVersionID(r.Version)
+	case r.Kind == KindGCPSecretManager:
+		return isDigits(r.Version)
+	default:
+		return true
+	}
+}
+
 // SameSecret reports whether r and other name the same version of the same secret:
 // whether r.Secret() equals other.Secret().
 func (r *Ref) SameSecret(other *Ref) bool {
