@@ -322,6 +322,16 @@ func (c *Cache) Hit(req *Request) (Result, bool) {
 	return e.result(req, Hit), true
 }
 
+// Version returns the version of the cached secret of a key, whatever its age and suffix. ok
+// is false if there is none.
+func (c *Cache) Version(key *Key) (version string, ok bool) {
+	e, _ := c.lookup(c.hash(key), &Request{Key: *key}, time.Now())
+	if e == nil {
+		return "", false
+	}
+	return e.secret.Version, true
+}
+
 func (c *Cache) hash(k *Key) uint64 { return maphash.Comparable(c.seed, *k) }
 
 // loadHash returns the hash of a loadKey, if that of its Key is h.

@@ -57,6 +57,12 @@ func TestLoaded(t *testing.T) {
 		}
 		get("a")
 		want(1, "1", "")
+		if version, ok := c.Version(&Key{Name: "a"}); !ok || version != "1" {
+			t.Errorf("the cache has the version %q (%t)", version, ok)
+		}
+		if _, ok := c.Version(&Key{Name: "b"}); ok {
+			t.Error("the cache has a secret that was never read")
+		}
 		get("a") // a hit
 		want(1, "1", "")
 		time.Sleep(55 * time.Second)

@@ -260,6 +260,20 @@ func (t *Tracker) Superseded(k Key, version string, readAt time.Time) bool {
 	return false
 }
 
+// Known reports whether any replica has read a secret lately, and the version that was seen
+// last, which is "" if this replica cannot compare it with its own.
+func (t *Tracker) Known(k Key) (version string, ok bool) {
+	ids := [3]ID{k.id(""), k.id(SchemeNone), k.id(t.cfg.Scheme)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, id := range ids {
+		if m, found := t.mirror[id]; found {
+			return m.version, true
+		}
+	}
+	return "", false
+}
+
 // supersedes reports whether a read with a version that began at readAt is superseded.
 func (m *seen) supersedes(version string, readAt int64) bool {
 	if m.forced != 0 && !m.forcedOwner && readAt < m.forced {

@@ -105,6 +105,12 @@ func TestRestart(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		c := d.join(t, "b", true)
+		if version, ok := c.Known(password); !ok || version != "v1" {
+			t.Errorf("a replica that has started knows the version %q (%t)", version, ok)
+		}
+		if _, ok := c.Known(Key{Integration: "it", Name: "never read"}); ok {
+			t.Error("a replica knows a secret that no replica has read")
+		}
 		c.read(password, "v2", time.Millisecond)
 		time.Sleep(100 * time.Millisecond)
 		if a.has(password) != "" {

@@ -95,6 +95,9 @@ type Hub struct {
 	// loads has the targets that are read, by the Key of their loads without its Revision.
 	// References in several forms are several targets of one load.
 	loads map[Key]map[*target]struct{}
+	// names has the targets that are read, by the Key of their loads without its Revision and
+	// Version.
+	names map[Key]map[*target]struct{}
 	// of has the targets of each integration.
 	of       map[string]map[*target]struct{}
 	watchers map[authz.Principal]*watcher
@@ -141,7 +144,7 @@ func New(cfg Config) *Hub {
 	}
 	return &Hub{
 		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1), opened: make(chan struct{}, 1),
-		targets: make(map[Key]*target), loads: make(map[Key]map[*target]struct{}), of: make(map[string]map[*target]struct{}), watchers: make(map[authz.Principal]*watcher),
+		targets: make(map[Key]*target), loads: make(map[Key]map[*target]struct{}), names: make(map[Key]map[*target]struct{}), of: make(map[string]map[*target]struct{}), watchers: make(map[authz.Principal]*watcher),
 		lanes: make(map[laneKey]*lane), busy: make(map[*lane]struct{}),
 	}
 }

@@ -187,17 +187,32 @@ func (h *Hub) route(t *target, load Key) {
 	if t.load == load {
 		return
 	}
-	delete(h.loads[t.load], t)
-	if len(h.loads[t.load]) == 0 {
-		delete(h.loads, t.load)
-	}
+	removeTarget(h.loads, t.load, t)
+	removeTarget(h.names, t.load.withoutVersion(), t)
 	if t.load = load; load == (Key{}) {
 		return
 	}
-	if h.loads[load] == nil {
-		h.loads[load] = make(map[*target]struct{})
+	addTarget(h.loads, load, t)
+	addTarget(h.names, load.withoutVersion(), t)
+}
+
+func (k Key) withoutVersion() Key {
+	k.Version = ""
+	return k
+}
+
+func addTarget(m map[Key]map[*target]struct{}, k Key, t *target) {
+	if m[k] == nil {
+		m[k] = make(map[*target]struct{})
 	}
-	h.loads[load][t] = struct{}{}
+	m[k][t] = struct{}{}
+}
+
+func removeTarget(m map[Key]map[*target]struct{}, k Key, t *target) {
+	delete(m[k], t)
+	if len(m[k]) == 0 {
+		delete(m, k)
+	}
 }
 
 // readSoon makes a target due, or has it read again after the running read. It requires the
