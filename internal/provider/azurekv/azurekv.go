@@ -15,9 +15,9 @@
 // failure. A tokenSource between the vault clients and the credential avoids all
 // three.
 //
-// Sessions (azurekv.go). A vault may refuse a token before its expiry, but the SDK's
-// caches keep the token until then and cannot be emptied. The store therefore
-// replaces the credential and all clients together, as one session.
+// Sessions (login.go). A service may refuse a token before its expiry, but the SDK's
+// caches keep the token until then and cannot be emptied. A login therefore replaces
+// the credential and all clients together, as one session.
 //
 // The package has no process-wide state, with one exception in the SDK: managed
 // identities share one token cache per process.
@@ -26,32 +26,16 @@ package azurekv
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"net/url"
-	"sync"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azsecrets"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
-)
-
-const (
-	// renewPause is the minimum time between two replacements of a credential after a
-	// vault refused its token. It keeps a vault that refuses every token from causing
-	// one token request per read.
-	renewPause = 5 * time.Second
-	// closeTimeout limits how long Close waits for the operations that it has
-	// canceled.
-	closeTimeout = 5 * time.Second
 )
 
 // Opener returns the provider.Opener of Azure Key Vault. Opening reads the
@@ -66,110 +50,57 @@ func Opener(cfg provider.Config) provider.Opener {
 
 // store reads the vaults of one integration.
 type store struct {
-	cfg   provider.Config
-	log   *slog.Logger
+	*login[vaultClients]
 	azure *Settings
 	in    *integration.Integration
 	// hosts are the vaults that may be read, from canonical URL to host.
-	hosts map[string]string
-
+	hosts     map[string]string
 	vaultHTTP *http.Client
-	loginHTTP *http.Client
-	// newCredential returns a new credential, built from the files that were read at
-	// opening.
-	newCredential func() (azcore.TokenCredential, error)
-	tasks         *task.Group
-
-	mu      sync.Mutex
-	current *session
-	renewed time.Time // when current replaced a session whose token was refused
 }
 
-// session is a credential and the clients that hold its tokens. A token has three
-// caches (in the client, in MSAL and in tokenSource), which cannot be emptied. They
-// are dropped together, by replacing the session.
-type session struct {
-	tokens  *tokenSource
-	clients map[string]*azsecrets.Client // from canonical vault URL to client
-}
+// vaultClients are clients by canonical vault URL.
+type vaultClients map[string]*azsecrets.Client
 
 func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
-	if err := checkSettings(in); err != nil {
+	a := settingsOf(in)
+	if a == nil {
+		a = &Settings{}
+	}
+	if err := checkSettings(in, a.identity()); err != nil {
 		return nil, err
 	}
 	cfg = cfg.For(in)
-	s := &store{
-		cfg:   cfg,
-		log:   cfg.Logger,
-		azure: settingsOf(in),
-		in:    in,
-		hosts: make(map[string]string, len(settingsOf(in).Vaults)),
-		tasks: task.NewGroup(),
-	}
-	for _, v := range settingsOf(in).Vaults {
+	s := &store{azure: a, in: in, hosts: make(map[string]string, len(a.Vaults))}
+	for _, v := range a.Vaults {
 		u, err := url.Parse(v)
 		if err != nil || u.Scheme != "https" || u.Host == "" {
 			return nil, storeerror.Setup("azure.vaults has an entry that is not the https:// URL of a vault")
 		}
 		s.hosts[v] = u.Host
 	}
-	roots, err := loadRoots(settingsOf(in).CAFile)
+	roots, err := loadRoots(a.CAFile)
 	if err != nil {
 		return nil, err
 	}
 	s.vaultHTTP = newVaultClient(cfg, in, roots, s.hosts)
-	s.loginHTTP = newLoginClient(cfg, in, roots)
-	if s.newCredential, err = credentialMaker(ctx, in, s.clientOptions(s.loginHTTP)); err != nil {
-		return nil, err
-	}
-	if s.current, err = s.newSession(); err != nil {
-		return nil, err
-	}
-	return s, nil
+	s.login, err = newLogin(ctx, cfg, in, a.identity(), roots, s.newClients)
+	return s, err
 }
 
-// clientOptions returns the SDK's options for everything that sends through client.
-// It does not configure the SDK's logging, because that would be process-wide.
-func (s *store) clientOptions(client *http.Client) azcore.ClientOptions {
-	return azcore.ClientOptions{
-		Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: s.azure.AuthorityHost},
-		Telemetry: policy.TelemetryOptions{ApplicationID: "secretbroker"},
-		Transport: client,
-		Retry: policy.RetryOptions{
-			MaxRetries:    int32(max(s.cfg.MaxRetries, -1)), //nolint:gosec // a handful
-			RetryDelay:    100 * time.Millisecond,
-			MaxRetryDelay: time.Second,
-			ShouldRetry:   worthRetrying,
-			// TryTimeout would also limit the wait for a token, which has a limit of
-			// its own. The transport limits each exchange.
-		},
-	}
-}
-
-func (s *store) newSession() (*session, error) {
-	cred, err := s.newCredential()
-	if err != nil {
-		return nil, err
-	}
-	ses := &session{
-		tokens:  newTokenSource(s.cfg, s.log, s.azure, cred, s.tasks),
-		clients: make(map[string]*azsecrets.Client, len(s.hosts)),
-	}
+// newClients creates the clients of a session. It does not use s.login.
+func (s *store) newClients(opts azcore.ClientOptions, tokens *tokenSource) (vaultClients, error) {
+	clients := make(vaultClients, len(s.hosts))
+	opts.Transport = s.vaultHTTP
 	for vault := range s.hosts {
-		opts := &azsecrets.ClientOptions{ClientOptions: s.clientOptions(s.vaultHTTP)}
-		if ses.clients[vault], err = azsecrets.NewClient(vault, ses.tokens, opts); err != nil {
+		var err error
+		if clients[vault], err = azsecrets.NewClient(vault, tokens, &azsecrets.ClientOptions{ClientOptions: opts}); err != nil {
 			return nil, storeerror.Setup("azure.vaults: cannot create a client for a vault").WithCause(err)
 		}
 	}
-	return ses, nil
+	return clients, nil
 }
 
 // Fetch implements provider.Provider.
-//
-// A vault may refuse a token that the SDK considers valid and would send until it
-// expires, for example after an administrator revoked the identity's sessions. The
-// first Fetch that gets such a refusal drops the credential. Every Fetch that got one
-// tries once more with a new credential.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindAzureKeyVault); err != nil {
 		return nil, err
@@ -188,91 +119,23 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 }
 
 func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (*secret.Secret, error) {
-	ses := s.session()
-	a, err := s.read(ctx, ses, ref)
-	if refusedToken(err) {
-		if fresh := s.renew(ses, host); fresh != nil {
-			a, err = s.read(ctx, fresh, ref)
-		}
-	}
+	a, err := request(ctx, s.login, host, func(ctx context.Context, clients vaultClients) (*answer, error) {
+		a := &answer{began: s.cfg.Now()}
+		var err error
+		a.GetSecretResponse, err = clients[ref.Store].GetSecret(ctx, ref.Name, ref.Version, nil)
+		return a, err
+	})
 	if err != nil {
 		return nil, explainRead(ctx, host, err)
 	}
 	return a.check(host, ref, s.cfg.Now())
 }
 
-func (s *store) session() *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.current
-}
-
-// renew returns the session to use after a vault refused the token of old: a new
-// session, or the one that another Fetch has already created. It returns nil if a new
-// session would not help.
-func (s *store) renew(old *session, host string) *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current != old {
-		return s.current
-	}
-	if s.azure.Credential.Type == ManagedIdentity {
-		return nil // the token cache is process-wide: a new credential would get the same token
-	}
-	now := s.cfg.Now()
-	if now.Sub(s.renewed) < renewPause {
-		return nil
-	}
-	fresh, err := s.newSession()
-	if err != nil {
-		s.log.Error("a vault refused the access token and the credential cannot be renewed", "vault", host, "error", err)
-		return nil
-	}
-	s.log.Warn("a vault refused the access token; renewed the credential", "vault", host)
-	old.tokens.close()
-	s.current, s.renewed = fresh, now
-	return fresh
-}
-
-// read reads a secret from the vault. It calls the SDK in a goroutine of its own,
-// because the SDK ignores ctx while it waits for a token that another caller
-// acquires. read itself returns as soon as ctx ends.
-func (s *store) read(ctx context.Context, ses *session, ref secret.Ref) (*answer, error) {
-	type result struct {
-		answer *answer
-		err    error
-	}
-	done := make(chan result, 1)
-	ses.tokens.touch()
-	started := s.tasks.Start(func(closing context.Context) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(closing, cancel)()
-		a := &answer{began: s.cfg.Now()}
-		err := task.Contain(func() (err error) {
-			a.GetSecretResponse, err = ses.clients[ref.Store].GetSecret(ctx, ref.Name, ref.Version, nil)
-			return err
-		})
-		done <- result{a, err}
-	})
-	if !started {
-		return nil, storeerror.ErrClosed
-	}
-	select {
-	case r := <-done:
-		return r.answer, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // Close implements provider.Provider. It waits a few seconds at most for token
 // requests that no caller waits for, and returns an error if some of them are still
 // running.
 func (s *store) Close() error {
-	s.session().tokens.close()
-	err := s.tasks.Stop(closeTimeout)
+	err := s.close()
 	s.vaultHTTP.CloseIdleConnections()
-	s.loginHTTP.CloseIdleConnections()
 	return err
 }

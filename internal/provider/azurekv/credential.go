@@ -15,8 +15,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// checkSettings refuses settings with which the first read would fail.
-func checkSettings(in *integration.Integration) error {
+// checkSettings refuses settings with which the first request would fail.
+func checkSettings(in *integration.Integration, id identity) error {
 	if in.Kind != secret.KindAzureKeyVault || settingsOf(in) == nil {
 		return storeerror.Setup("the integration has no azure settings")
 	}
@@ -27,87 +27,85 @@ func checkSettings(in *integration.Integration) error {
 	if u, err := url.Parse(a.AuthorityHost); err != nil || u.Scheme != "https" || u.Host == "" {
 		return storeerror.Setup("azure.authority_host is not an https:// URL")
 	}
-	switch a.Credential.Type {
+	switch id.credential.Type {
 	case ClientSecret, ClientCertificate, WorkloadIdentity:
 		// The SDK would replace empty values by those in the process's environment.
-		if a.TenantID == "" {
-			return storeerror.Setup("azure.tenant_id is missing")
+		if id.tenantID == "" {
+			return storeerror.Setup("%s is missing", id.setting("tenant_id"))
 		}
-		if a.ClientID == "" {
-			return storeerror.Setup("azure.client_id is missing")
+		if id.clientID == "" {
+			return storeerror.Setup("%s is missing", id.setting("client_id"))
 		}
 	}
 	return nil
 }
 
-// credentialMaker reads the files of the integration's credential and returns a func
-// that creates a new instance, which does not hold the tokens of earlier ones.
-func credentialMaker(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
-	a := settingsOf(in)
-	switch a.Credential.Type {
+// credentialMaker reads the files of an identity's credential and returns a func that
+// creates a new instance, which does not hold the tokens of earlier ones.
+func credentialMaker(ctx context.Context, in *integration.Integration, id identity, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	offline := settingsOf(in).DisableInstanceDiscovery
+	switch id.credential.Type {
 	case ClientSecret:
-		return clientSecret(ctx, in, opts)
+		return clientSecret(ctx, in, id, opts)
 	case ClientCertificate:
-		return clientCertificate(ctx, in, opts)
+		return clientCertificate(ctx, in, id, opts)
 	case WorkloadIdentity:
-		return workloadIdentity(a, opts)
+		return workloadIdentity(id, offline, opts)
 	case ManagedIdentity:
 		return func() (azcore.TokenCredential, error) {
 			o := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: opts}
-			if a.ClientID != "" {
-				o.ID = azidentity.ClientID(a.ClientID)
+			if id.clientID != "" {
+				o.ID = azidentity.ClientID(id.clientID)
 			}
 			cred, err := azidentity.NewManagedIdentityCredential(o)
-			return made(cred, err, "this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell does not accept azure.client_id")
+			return made(cred, err, id.named("this environment's managed identity cannot be used; Service Fabric is not supported, and Cloud Shell does not accept azure.client_id"))
 		}, nil
 	case DefaultCredential:
 		return func() (azcore.TokenCredential, error) {
 			cred, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
 				ClientOptions:            opts,
-				DisableInstanceDiscovery: a.DisableInstanceDiscovery,
-				TenantID:                 a.TenantID,
+				DisableInstanceDiscovery: offline,
+				TenantID:                 id.tenantID,
 			})
 			return made(cred, err, "the default credential cannot be used; check the AZURE_* environment variables of the broker")
 		}, nil
 	default:
-		return nil, storeerror.Setup("azure.credential.type is not one of client_secret, client_certificate, workload_identity, managed_identity, default")
+		return nil, storeerror.Setup("%s is not one of client_secret, client_certificate, workload_identity, managed_identity, default", id.setting("credential.type"))
 	}
 }
 
-func clientSecret(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
-	const setting = "azure.credential.client_secret_file"
-	a := settingsOf(in)
-	b, err := egress.ReadCredential(ctx, in.Stored(setting), setting, a.Credential.ClientSecretFile)
+func clientSecret(ctx context.Context, in *integration.Integration, id identity, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	setting := id.setting("credential.client_secret_file")
+	b, err := egress.ReadCredential(ctx, in.Stored(setting), setting, id.credential.ClientSecretFile)
 	if err != nil {
 		return nil, err
 	}
 	text := string(b)
 	clear(b)
 	return func() (azcore.TokenCredential, error) {
-		cred, err := azidentity.NewClientSecretCredential(a.TenantID, a.ClientID, text, &azidentity.ClientSecretCredentialOptions{
-			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+		cred, err := azidentity.NewClientSecretCredential(id.tenantID, id.clientID, text, &azidentity.ClientSecretCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: settingsOf(in).DisableInstanceDiscovery,
 		})
-		return made(cred, err, "cannot create a credential from azure.tenant_id, azure.client_id and "+setting)
+		return made(cred, err, id.named("cannot create a credential from azure.tenant_id, azure.client_id and azure.credential.client_secret_file"))
 	}, nil
 }
 
-func clientCertificate(ctx context.Context, in *integration.Integration, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
-	const setting = "azure.credential.certificate_file"
-	a := settingsOf(in)
-	b, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, a.Credential.CertificateFile)
+func clientCertificate(ctx context.Context, in *integration.Integration, id identity, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	setting := id.setting("credential.certificate_file")
+	b, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, id.credential.CertificateFile)
 	if err != nil {
 		return nil, err
 	}
 	certs, key, err := azidentity.ParseCertificates(b, nil)
 	if err != nil { // the cause may quote the content
-		return nil, storeerror.Setup("%s: %s does not contain a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(a.Credential.CertificateFile))
+		return nil, storeerror.Setup("%s: %s does not contain a certificate and its unencrypted RSA key in PEM form", setting, egress.CredentialSource(id.credential.CertificateFile))
 	}
 	return func() (azcore.TokenCredential, error) {
-		cred, err := azidentity.NewClientCertificateCredential(a.TenantID, a.ClientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
-			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
-			SendCertificateChain: a.Credential.SendCertificateChain,
+		cred, err := azidentity.NewClientCertificateCredential(id.tenantID, id.clientID, certs, key, &azidentity.ClientCertificateCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: settingsOf(in).DisableInstanceDiscovery,
+			SendCertificateChain: id.credential.SendCertificateChain,
 		})
-		return made(cred, err, setting+": cannot create a credential from it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id")
+		return made(cred, err, setting+id.named(": cannot create a credential from it; the key must be an RSA key that belongs to the certificate, and azure.tenant_id a tenant's id"))
 	}, nil
 }
 
@@ -115,13 +113,13 @@ func clientCertificate(ctx context.Context, in *integration.Integration, opts az
 // service account. The SDK's own WorkloadIdentityCredential caches the file's content
 // for ten minutes, invalid tokens included; this one reads the file for every
 // exchange.
-func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
-	const setting = "azure.credential.token_file"
-	if _, err := readFile(setting, a.Credential.TokenFile); err != nil {
+func workloadIdentity(id identity, offline bool, opts azcore.ClientOptions) (func() (azcore.TokenCredential, error), error) {
+	setting := id.setting("credential.token_file")
+	if _, err := readFile(setting, id.credential.TokenFile); err != nil {
 		return nil, err
 	}
 	assertion := func(context.Context) (string, error) {
-		b, err := readFile(setting, a.Credential.TokenFile)
+		b, err := readFile(setting, id.credential.TokenFile)
 		if err != nil {
 			// The SDK keeps the error chain only for errors of this type.
 			return "", errors.Join(azidentity.NewCredentialUnavailableError("federated token"), err)
@@ -129,10 +127,10 @@ func workloadIdentity(a *Settings, opts azcore.ClientOptions) (func() (azcore.To
 		return string(b), nil
 	}
 	return func() (azcore.TokenCredential, error) {
-		cred, err := azidentity.NewClientAssertionCredential(a.TenantID, a.ClientID, assertion, &azidentity.ClientAssertionCredentialOptions{
-			ClientOptions: opts, DisableInstanceDiscovery: a.DisableInstanceDiscovery,
+		cred, err := azidentity.NewClientAssertionCredential(id.tenantID, id.clientID, assertion, &azidentity.ClientAssertionCredentialOptions{
+			ClientOptions: opts, DisableInstanceDiscovery: offline,
 		})
-		return made(cred, err, "cannot create a credential from azure.tenant_id and azure.client_id")
+		return made(cred, err, id.named("cannot create a credential from azure.tenant_id and azure.client_id"))
 	}, nil
 }
 

@@ -185,8 +185,8 @@ func TestRefusedSecretIsLeftAlone(t *testing.T) {
 }
 
 func TestManagedIdentityIsNotRenewed(t *testing.T) {
-	s := &store{cfg: provider.Config{}.For(&integration.Integration{}), azure: &Settings{Credential: Credential{Type: ManagedIdentity}}}
-	s.current = &session{}
+	s := &login[vaultClients]{cfg: provider.Config{}.For(&integration.Integration{}), id: identity{credential: Credential{Type: ManagedIdentity}}}
+	s.current = &session[vaultClients]{}
 	if s.renew(s.current, vaultHost) != nil {
 		t.Error("a new credential would get the same token")
 	}

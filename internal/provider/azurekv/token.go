@@ -32,7 +32,7 @@ const (
 
 var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
-// tokenSource sits between the vault clients and a credential. It is needed because
+// tokenSource sits between the clients of a service and a credential. It is needed because
 // the SDK's credentials hold a lock during their requests, use the context of the
 // first caller, and send a new request with each read after a failure. It has one
 // credential.Source for each purpose of a token.
@@ -41,7 +41,7 @@ var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1
 // error, or storeerror.ErrClosed.
 type tokenSource struct {
 	cred    azcore.TokenCredential
-	azure   *Settings
+	id      identity
 	timeout time.Duration
 	now     func() time.Time
 	log     *slog.Logger
@@ -62,9 +62,9 @@ type purpose struct {
 // token is an access token and its life.
 type token = credential.Held[azcore.AccessToken]
 
-func newTokenSource(cfg provider.Config, log *slog.Logger, a *Settings, cred azcore.TokenCredential, group *task.Group) *tokenSource {
+func newTokenSource(cfg provider.Config, log *slog.Logger, id identity, cred azcore.TokenCredential, group *task.Group) *tokenSource {
 	return &tokenSource{
-		cred: cred, azure: a, timeout: cfg.LoginTimeout, now: cfg.Now, log: log, tasks: group,
+		cred: cred, id: id, timeout: cfg.LoginTimeout, now: cfg.Now, log: log, tasks: group,
 		held: make(map[purpose]*credential.Source[azcore.AccessToken]),
 	}
 }
@@ -94,7 +94,7 @@ func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOpti
 	if t.hasTenant() {
 		// The vault names its tenant by ID. Tokens are requested only in the
 		// integration's tenant, which may also be configured as a domain name.
-		asked, own := opts.TenantID, t.azure.TenantID
+		asked, own := opts.TenantID, t.id.tenantID
 		if !strings.EqualFold(asked, own) && uuid.MatchString(asked) && uuid.MatchString(own) {
 			return azcore.AccessToken{}, wrongTenant(asked)
 		}
@@ -112,7 +112,7 @@ func (t *tokenSource) GetToken(ctx context.Context, opts policy.TokenRequestOpti
 }
 
 func (t *tokenSource) hasTenant() bool {
-	switch t.azure.Credential.Type {
+	switch t.id.credential.Type {
 	case ClientSecret, ClientCertificate, WorkloadIdentity:
 		return true
 	default:
@@ -173,8 +173,8 @@ func (t *tokenSource) newSource(p purpose, opts policy.TokenRequestOptions) *cre
 			return h, err
 		},
 	}
-	if t.azure.Credential.Type == WorkloadIdentity {
-		c.Inputs = credential.Files(t.azure.Credential.TokenFile)
+	if t.id.credential.Type == WorkloadIdentity {
+		c.Inputs = credential.Files(t.id.credential.TokenFile)
 	}
 	return credential.New(c)
 }
@@ -199,7 +199,7 @@ func (t *tokenSource) acquire(ctx context.Context, opts policy.TokenRequestOptio
 		err = errors.New("azurekv: the credential returned an empty token")
 	}
 	if err != nil {
-		return nil, explainToken(ctx, t.azure, t.timeout, err, seen)
+		return nil, explainToken(ctx, t.id, t.timeout, err, seen)
 	}
 	// A token that has already ended by the local clock is still used for a moment:
 	// the local clock may be wrong, and the vault goes by its own.

@@ -49,7 +49,7 @@ func newTestSource(t *testing.T, cred azcore.TokenCredential) (*tokenSource, *ta
 	t.Helper()
 	tasks := task.NewGroup()
 	a := &Settings{TenantID: tenantID, Credential: Credential{Type: ClientSecret}}
-	src := newTokenSource(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), a, cred, tasks)
+	src := newTokenSource(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), a.identity(), cred, tasks)
 	t.Cleanup(src.close)
 	return src, tasks
 }

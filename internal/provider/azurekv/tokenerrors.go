@@ -42,13 +42,20 @@ func wrongTenant(asked string) *secret.Error {
 // explainToken returns the error for a failed acquisition under ctx. It uses the
 // result of the last exchange, and looks at the SDK's error only if there was no
 // exchange.
-func explainToken(ctx context.Context, a *Settings, timeout time.Duration, err error, seen *trace) *secret.Error {
+func explainToken(ctx context.Context, id identity, timeout time.Duration, err error, seen *trace) *secret.Error {
+	e := *explainAcquisition(ctx, id.credential.Type, timeout, err, seen)
+	e.Message = id.named(e.Message)
+	return &e
+}
+
+// explainAcquisition is explainToken for the integration's own identity.
+func explainAcquisition(ctx context.Context, kind CredentialType, timeout time.Duration, err error, seen *trace) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) { // an error about a file of the credential
 		return known
 	}
 	who := "the login authority (azure.authority_host)"
-	if a.Credential.Type == ManagedIdentity {
+	if kind == ManagedIdentity {
 		who = "the managed identity endpoint"
 	}
 	x := seen.get()
@@ -57,23 +64,23 @@ func explainToken(ctx context.Context, a *Settings, timeout time.Duration, err e
 		return secret.Errorf(secret.ReasonStoreUnavailable, "%s did not issue an access token within %v", who, timeout).WithCause(errTimedOut)
 	case cut != nil:
 		return storeerror.Closed()
-	case a.Credential.Type == DefaultCredential && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
+	case kind == DefaultCredential && !errors.As(err, new(*azidentity.AuthenticationFailedError)):
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
 			"the environment has none of the identities that the default credential looks for; set azure.credential.type to another type")
 	case !x.made:
 		return secret.Errorf(secret.ReasonStoreAuthenticationFailed,
 			"the integration's credential cannot be used to request an access token; check azure.tenant_id, azure.client_id and the credential's files").WithCause(err)
 	case x.err != nil:
-		return loginOutage(a, who, x.err)
+		return loginOutage(kind, who, x.err)
 	default:
-		return loginAnswer(a, who, x)
+		return loginAnswer(kind, who, x)
 	}
 }
 
-func loginOutage(a *Settings, who string, err error) *secret.Error {
+func loginOutage(kind CredentialType, who string, err error) *secret.Error {
 	o := egress.OutageOf(err, advice)
 	switch {
-	case a.Credential.Type == ManagedIdentity:
+	case kind == ManagedIdentity:
 		o.Text = "cannot be reached; managed identities exist only on Azure and Azure Arc, and only where one is assigned"
 	case o.Text == "":
 		o.Text = "cannot be reached"
@@ -83,7 +90,7 @@ func loginOutage(a *Settings, who string, err error) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", who, o.Text).WithCause(o.Cause)
 }
 
-func loginAnswer(a *Settings, who string, x exchange) *secret.Error {
+func loginAnswer(kind CredentialType, who string, x exchange) *secret.Error {
 	e := &secret.Error{
 		Reason: secret.ReasonStoreUnavailable,
 		Cause:  fmt.Errorf("%s answered HTTP %d, code %q, request id %q", x.host, x.status, x.code, x.requestID),
@@ -99,7 +106,7 @@ func loginAnswer(a *Settings, who string, x exchange) *secret.Error {
 	default:
 		e.Reason = secret.ReasonStoreAuthenticationFailed
 		e.Message = fmt.Sprintf("%s refuses the integration's credential (HTTP %d)", who, x.status)
-		if a.Credential.Type == ManagedIdentity {
+		if kind == ManagedIdentity {
 			e.Message += "; check that an identity is assigned to the machine and that azure.client_id, if set, names one of them"
 		}
 		if x.code != "" {

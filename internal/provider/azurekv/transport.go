@@ -52,7 +52,7 @@ func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x50
 	for _, host := range hosts {
 		allowed["https://"+strings.ToLower(host)] = true
 	}
-	return newClient(cfg, in, roots, allowed, nil)
+	return newClient(cfg, in, roots, maxBody, allowed, nil)
 }
 
 // newLoginClient returns the client for credentials. It sends to:
@@ -66,21 +66,21 @@ func newVaultClient(cfg provider.Config, in *integration.Integration, roots *x50
 //     service or Arc agent. managed_identity sends to nothing else.
 //
 // It does not send to a regional authority (AZURE_REGIONAL_AUTHORITY_NAME).
-func newLoginClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool) *http.Client {
+func newLoginClient(cfg provider.Config, in *integration.Integration, id identity, roots *x509.CertPool) *http.Client {
 	a := settingsOf(in)
 	allowed, local := make(map[string]bool), make(map[string]bool)
-	if a.Credential.Type != ManagedIdentity {
+	if id.credential.Type != ManagedIdentity {
 		for _, o := range authorityOrigins(a) {
 			allowed[o] = true
 		}
 	}
-	switch a.Credential.Type {
+	switch id.credential.Type {
 	case ManagedIdentity, DefaultCredential:
 		for _, o := range identityOrigins() {
 			allowed[o], local[o] = true, true
 		}
 	}
-	return newClient(cfg, in, roots, allowed, local)
+	return newClient(cfg, in, roots, maxBody, allowed, local)
 }
 
 func authorityOrigins(a *Settings) []string {
@@ -133,9 +133,9 @@ func identityOrigins() []string {
 // newClient returns a client that sends only to the allowed and the local origins,
 // and to the local ones never through a proxy. It records each exchange in the trace
 // of the request's context.
-func newClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, allowed, local map[string]bool) *http.Client {
+func newClient(cfg provider.Config, in *integration.Integration, roots *x509.CertPool, bodyLimit int64, allowed, local map[string]bool) *http.Client {
 	out := cfg.Egress(in)
-	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = settingsOf(in).Dial, settingsOf(in).PrivateEndpoint, roots, maxBody
+	out.Dial, out.PrivateEndpoint, out.Roots, out.MaxBody = settingsOf(in).Dial, settingsOf(in).PrivateEndpoint, roots, bodyLimit
 	out.Renegotiate = true // as in the SDK's own transport, for Azure's older front ends
 	for o := range allowed {
 		if local[o] {

@@ -92,7 +92,7 @@ func TestLoginOrigins(t *testing.T) {
 			a := &Settings{
 				AuthorityHost: tc.authority, DisableInstanceDiscovery: tc.offline, Credential: Credential{Type: tc.kind},
 			}
-			c := newLoginClient(provider.Config{}, &integration.Integration{Settings: a}, nil)
+			c := newLoginClient(provider.Config{}, &integration.Integration{Settings: a}, a.identity(), nil)
 			got := c.Transport.(*recorder).next.Origins()
 			slices.Sort(tc.want)
 			if d := cmp.Diff(tc.want, got); d != "" {
@@ -145,7 +145,7 @@ func TestTransportBounds(t *testing.T) {
 	if got, want := <-proto, "HTTP/2.0 to "+vaultHost; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	for _, c := range []*http.Client{s.vaultHTTP, s.loginHTTP} {
+	for _, c := range []*http.Client{s.vaultHTTP, s.http} {
 		tr := c.Transport.(*recorder).next.Base()
 		if tr.TLSClientConfig.MinVersion < tls.VersionTLS12 || tr.TLSClientConfig.InsecureSkipVerify || tr.TLSClientConfig.ServerName != "" {
 			t.Errorf("TLS: %+v", tr.TLSClientConfig)
@@ -154,7 +154,7 @@ func TestTransportBounds(t *testing.T) {
 			t.Error("a limit is left open")
 		}
 	}
-	if s.vaultHTTP.Transport == s.loginHTTP.Transport {
+	if s.vaultHTTP.Transport == s.http.Transport {
 		t.Error("vaults and login authority share a transport")
 	}
 }
@@ -183,7 +183,8 @@ func TestProxy(t *testing.T) {
 		t.Errorf("%s went through the proxy, and %d more", got, len(asked))
 	}
 	// The metadata service uses plain HTTP, so a proxy would see the token.
-	login := newLoginClient(cfg, &integration.Integration{Settings: &Settings{Credential: Credential{Type: ManagedIdentity}}}, nil)
+	a := &Settings{Credential: Credential{Type: ManagedIdentity}}
+	login := newLoginClient(cfg, &integration.Integration{Settings: a}, a.identity(), nil)
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, imdsOrigin+"/metadata/identity/oauth2/token", nil)
 	providertest.Must(t, err)
 	if u, err := login.Transport.(*recorder).next.Base().Proxy(r); u != nil || err != nil {
