@@ -27,7 +27,7 @@ var list = []struct {
 	{spec: awssm.Spec(), opener: awssm.Opener},
 	{spec: gcpsm.Spec(), opener: gcpsm.Opener},
 	{spec: vaultkv.Spec(), opener: vaultkv.Opener, keeps: vaultkv.Keeps},
-	{spec: localfile.Spec(), opener: localfile.Opener},
+	{spec: localfile.Spec(), opener: localfile.Opener, events: localfile.EventOpener},
 }
 
 // All returns the kinds, for the packages that read documents.
