@@ -52,8 +52,11 @@ type followed struct {
 	// attempts that did not return the wanted version.
 	due      time.Time
 	failures int
-	poll     bool         // the value cannot be watched
-	problem  *ConfigError // why the value may be out of date, or is denied
+	poll     bool // the value cannot be watched
+	// generated means that the value is a credential of one replica. It is resolved again
+	// before it ends, whichever replica the stream is of.
+	generated bool
+	problem   *ConfigError // why the value may be out of date, or is denied
 }
 
 // resolveSet returns a set with its values.
@@ -96,12 +99,15 @@ func (s *followedSet) wipe() {
 func (f *Follower) apply(it *followed, n *Notice) {
 	switch n.State {
 	case NoticeDenied:
-		it.want, it.due, it.poll = "", time.Time{}, false
+		it.want, it.due, it.poll, it.generated = "", time.Time{}, false, false
 		f.deny(it, n.Err)
 	case NoticeUnreadable:
-		it.want, it.due = "", time.Time{}
+		it.want = ""
+		if !it.generated {
+			it.due = time.Time{}
+		}
 		if n.Err.Reason == ReasonSecretNotWatchable {
-			it.poll = true
+			it.poll, it.generated = true, false
 			if it.pollLater(); it.denied != nil { // access is back
 				it.due = time.Now()
 			}
@@ -110,9 +116,14 @@ func (f *Follower) apply(it *followed, n *Notice) {
 		}
 		f.trouble(it, n.Err)
 	default:
-		it.want, it.readAt, it.poll = n.Version, n.FetchTime, false
+		it.want, it.readAt, it.poll, it.generated = n.Version, n.FetchTime, false, n.Generated
 		if it.value.Version == n.Version && n.State != NoticeExpiring {
 			it.done()
+			if n.Generated {
+				it.value.SecretExpireTime = n.SecretExpireTime // it may have been renewed
+				it.renewLater()
+				it.set.signal()
+			}
 			return
 		}
 		it.due, it.failures = time.Now(), 0
@@ -175,6 +186,23 @@ func (it *followed) pollLater() {
 	it.due, it.failures = time.Now().Add(wait+backoffDelay(1, wait/10, wait/10)), 0
 }
 
+// renewLater sets when to resolve a generated credential again: in the last third of its
+// validity, in which the broker renews or replaces it, and then again and again until it has
+// another end. The broker's clock may differ from this one's. It requires the lock.
+func (it *followed) renewLater() {
+	v := &it.value
+	whole := v.SecretExpireTime.Sub(v.FetchTime)
+	if v.SecretExpireTime.IsZero() || whole <= 0 {
+		return
+	}
+	left := min(time.Until(v.SecretExpireTime), whole)
+	wait := left - whole/3
+	if wait <= 0 {
+		wait = left / 2
+	}
+	it.due = time.Now().Add(max(wait, min(max(whole/20, firstRetry), minPoll)))
+}
+
 // run resolves the values that are due, until ctx ends.
 func (s *followedSet) run(ctx context.Context) {
 	timer := time.NewTimer(0)
@@ -211,7 +239,21 @@ func (s *followedSet) due(now time.Time) (batch []*followed, wait time.Duration)
 			batch = append(batch, it)
 		}
 	}
-	return batch, wait
+	return s.complete(batch), wait
+}
+
+// complete adds the other configs of generated credentials, such as the user name that belongs
+// to a password: they must not be of different credentials. It requires the lock.
+func (s *followedSet) complete(batch []*followed) []*followed {
+	for _, config := range slices.Sorted(maps.Keys(s.values)) {
+		it := s.values[config]
+		if it.generated && !slices.Contains(batch, it) && slices.ContainsFunc(batch, func(other *followed) bool {
+			return other.generated && other.value.Version == it.value.Version
+		}) {
+			batch = append(batch, it)
+		}
+	}
+	return batch
 }
 
 // resolve resolves values, and sets when to do it again for those that are not as wanted.
@@ -313,6 +355,9 @@ func (f *Follower) resolved(it *followed, v Value, asked time.Time) {
 	switch {
 	case it.poll:
 		it.pollLater()
+	case it.generated:
+		it.done()
+		it.renewLater()
 	case it.want == "" || it.want == v.Version:
 		it.done()
 	case !it.readAt.Equal(asked): // there is a later notice

@@ -72,9 +72,13 @@ type Notice struct {
 	Version string
 	// FetchTime is when the broker began the read that found this state, by its clock. Use it
 	// as ResolveRequest.NotReadBefore: then every replica returns this version or a later one.
+	// Zero if Generated.
 	FetchTime time.Time
 	// SecretExpireTime is the end of the secret's own validity. Zero if it has none.
 	SecretExpireTime time.Time
+	// Generated reports that the secret is a credential that a read generated for one replica
+	// of the broker. Another replica has another one, which Resolve may return.
+	Generated bool
 	// Err is why the config is denied or unreadable.
 	Err *ConfigError
 }
@@ -95,7 +99,8 @@ const (
 	// NoticeUnreadable: the broker cannot read the secret, or cannot tell when it changes.
 	// The value that the caller has may still be valid.
 	NoticeUnreadable NoticeState = "UNREADABLE"
-	// NoticeExpiring: the validity of this version ends soon, at SecretExpireTime.
+	// NoticeExpiring: the validity of this version ends soon, at SecretExpireTime. If the
+	// secret is Generated, resolve the reference.
 	NoticeExpiring NoticeState = "EXPIRING"
 )
 
@@ -205,7 +210,8 @@ type told struct {
 	state    NoticeState // but not NoticeExpiring
 	version  string      // that the caller has or was told of; "" after NoticeDenied
 	reason   Reason
-	expiring string // the version for which NoticeExpiring was told
+	expiring string    // the version for which NoticeExpiring was told
+	ends     time.Time // the end that it told of
 }
 
 func newWatcher(req *WatchRequest) *watcher {
@@ -276,7 +282,7 @@ func (w *watcher) news(notices []*secretbrokerv1.Notice) []Notice {
 	for _, m := range notices {
 		n := Notice{
 			Set: int(m.GetSet()), Config: m.GetConfig(), State: noticeStates[m.GetState()], Version: m.GetVersion(),
-			FetchTime: timeOf(m.GetFetchTime()), SecretExpireTime: timeOf(m.GetSecretExpireTime()),
+			FetchTime: timeOf(m.GetFetchTime()), SecretExpireTime: timeOf(m.GetSecretExpireTime()), Generated: m.GetGenerated(),
 		}
 		if m.GetError() != nil {
 			e := newConfigError(n.Config, m.GetError())
@@ -311,11 +317,14 @@ func (t *told) tell(n *Notice) bool {
 		}
 		return *t != before
 	case NoticeExpiring:
-		t.expiring, t.version = n.Version, n.Version
+		t.expiring, t.ends, t.version = n.Version, n.SecretExpireTime, n.Version
 		return *t != before
 	}
 	if before.state == NoticeDenied || before.version != "" && before.version != n.Version {
 		n.State = NoticeChanged
+	}
+	if t.expiring != "" && (t.expiring != n.Version || t.ends.Before(n.SecretExpireTime)) {
+		t.expiring, t.ends = "", time.Time{}
 	}
 	t.state, t.reason, t.version = NoticeCurrent, "", n.Version
 	return *t != before || n.State == NoticeChanged

@@ -55,6 +55,11 @@ func (k *Key) origin() origin { return origin{k.Integration, k.Revision, k.Store
 // policy, which double their size at times, and the rounding of texts and payload.
 const entryOverhead = 340
 
+// LeasePart is the part of a secret's own validity, as its divisor, in which a hit starts a
+// refresh: in the last third. A lease has to be renewed, or replaced, before it ends, and
+// watchers are told then (package watch).
+const LeasePart = 3
+
 // neverRefresh as an entry's refreshAt means that no hit starts a refresh, because one is in
 // progress or refreshing is disabled.
 const neverRefresh = math.MaxInt64
@@ -175,7 +180,11 @@ func (e *entry) refreshDue(refreshAhead float64) time.Duration {
 		return neverRefresh
 	}
 	life := min(e.ttl, e.validFor())
-	return life - time.Duration(refreshAhead*float64(life))
+	due := life - time.Duration(refreshAhead*float64(life))
+	if valid := e.validFor(); valid < math.MaxInt64 {
+		due = min(due, valid-valid/LeasePart)
+	}
+	return due
 }
 
 // refreshIsDue reports whether a hit would start a refresh.

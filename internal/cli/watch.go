@@ -185,6 +185,7 @@ type WatchJSON struct {
 	Version          string     `json:"version,omitempty"`
 	FetchTime        time.Time  `json:"fetch_time,omitzero"`
 	SecretExpireTime time.Time  `json:"secret_expire_time,omitzero"`
+	Generated        bool       `json:"generated,omitempty"`
 	Error            *ErrorJSON `json:"error,omitempty"`
 	Complete         bool       `json:"complete,omitempty"`
 	RequestID        string     `json:"request_id,omitempty"` // of the stream, in its first line
@@ -242,7 +243,7 @@ func (w *watch) json(n *client.Notice, at time.Time, requestID string) WatchJSON
 	set := &w.sets[n.Set]
 	out := WatchJSON{
 		Time: at, IntegrationID: set.integration, Connector: set.connector, Config: n.Config, State: string(n.State), Version: n.Version,
-		FetchTime: n.FetchTime, SecretExpireTime: n.SecretExpireTime, RequestID: requestID,
+		FetchTime: n.FetchTime, SecretExpireTime: n.SecretExpireTime, Generated: n.Generated, RequestID: requestID,
 	}
 	if n.Err != nil {
 		e := newJSONError(*n.Err)
@@ -267,7 +268,7 @@ func (w *watch) line(n *client.Notice, at time.Time) string {
 	if n.Version != "" {
 		line += "  " + terminal.Printable(n.Version)
 	}
-	if n.State == client.NoticeExpiring {
+	if n.State == client.NoticeExpiring || n.Generated {
 		line += "  until " + n.SecretExpireTime.Format(time.RFC3339)
 	}
 	if n.Err != nil {

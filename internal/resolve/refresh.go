@@ -110,7 +110,7 @@ func (r *Resolver) openRefresh(who Caller, req *Request) (configs []refreshing, 
 		switch d := &c.decision; {
 		case d.Denied != nil:
 			c.err = d.Denied
-		case d.Unreadable == errGenerated:
+		case d.Generated, d.Unreadable == errGenerated:
 			c.err = errRefreshGenerated
 		default: // a secret without versions can be read
 			key := r.cacheRequest(in, nil, c.ref).Key

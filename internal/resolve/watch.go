@@ -253,7 +253,7 @@ var errNoVersions = secret.Errorf(secret.ReasonSecretNotWatchable,
 	"the store has no versions, and the broker has no key to compute them with; ask the operator to set registry.seal.key_file if integrations are in a database, or watch.version_key_file")
 
 var errGenerated = secret.Errorf(secret.ReasonSecretNotWatchable,
-	"every read of this secret generates a new credential, so there is no change to watch; resolve it again before its secret_expire_time")
+	"every read of this secret generates a credential, and the caller may watch it by a role, which must not create any; watch it with a grant")
 
 // Decide implements watch.Reader.
 func (r *Resolver) Decide(who authz.Principal, id string, ref secret.Ref) watch.Decision {
@@ -289,8 +289,10 @@ func (r *Resolver) decideWatch(who authz.Principal, in *integration.Integration,
 	}
 	versions, interval := r.cfg.Versions(in, ref)
 	switch {
-	case versions == secret.GeneratedVersions:
+	case versions == secret.GeneratedVersions && role:
 		d.Unreadable = errGenerated
+	case versions == secret.GeneratedVersions:
+		d.Generated = true
 	case versions == secret.NoVersions && !r.cfg.ComputesVersions:
 		d.Unreadable = errNoVersions
 	}
@@ -312,7 +314,7 @@ func (r *Resolver) Read(ctx context.Context, caller authz.Principal, id string, 
 		return cache.Load{}, false
 	}
 	var maxAge *time.Duration
-	if now {
+	if versions, _ := r.cfg.Versions(in, ref); now && versions != secret.GeneratedVersions {
 		maxAge = new(time.Duration)
 	}
 	return r.readVersion(ctx, caller, in, ref, maxAge, began)

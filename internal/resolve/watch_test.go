@@ -314,10 +314,15 @@ func TestWatchUnrecorded(t *testing.T) {
 	})
 }
 
-// TestWatchStoresWithoutVersions: secrets whose changes the broker cannot see are not read.
+// TestWatchStoresWithoutVersions: secrets whose changes the broker cannot see are not read,
+// and credentials that a read creates are not read for a caller that may only watch.
 func TestWatchStoresWithoutVersions(t *testing.T) {
 	watched(t, func(t *testing.T, b *watchBench) {
-		for kind, store := range map[secret.Kind]string{secret.KindLocalFile: "file:///secrets", secret.KindHashiCorpVault: "https://vault.example.org"} {
+		for kind, tt := range map[secret.Kind]struct {
+			store string
+			who   authz.Principal
+		}{secret.KindLocalFile: {"file:///secrets", worker}, secret.KindHashiCorpVault: {"https://vault.example.org", rotator}} {
+			store := tt.store
 			policy, err := authz.NewPolicy(kind, []string{store}, []authz.Grant{{ID: "g", Principals: []string{string(worker)}}})
 			if err != nil {
 				t.Fatal(err)
@@ -325,7 +330,7 @@ func TestWatchStoresWithoutVersions(t *testing.T) {
 			b.changed.Lock()
 			b.integrations["x"] = &integration.Integration{ID: "x", Kind: kind, Policy: policy}
 			b.changed.Unlock()
-			w := b.open(t, worker, set("x", map[string]string{"p": store + "::database/creds"}))
+			w := b.open(t, tt.who, set("x", map[string]string{"p": store + "::database/creds"}))
 			if got := told(t, w); got != "0/p UNREADABLE SECRET_NOT_WATCHABLE" {
 				t.Errorf("%s: %q", kind, got)
 			}

@@ -62,7 +62,7 @@ func wireSamples() map[string]proto.Message {
 			Complete: true, AsOfTime: at(4), ReconnectAfter: durationpb.New(time.Second), RequestId: "0123456789abcdef0123456789abcdef",
 			Notices: []*secretbrokerv1.Notice{{
 				Set: 1, Config: "database.password", State: secretbrokerv1.Notice_STATE_CHANGED, Version: "v2",
-				FetchTime: at(1), SecretExpireTime: at(3), Error: failure,
+				FetchTime: at(1), SecretExpireTime: at(3), Error: failure, Generated: true,
 			}},
 		},
 		"refresh_request": &secretbrokerv1.RefreshRequest{

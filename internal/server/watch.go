@@ -214,6 +214,10 @@ func noticeOf(n *resolve.WatchNotice) *secretbrokerv1.Notice {
 	if n.Err != nil {
 		m.Error = configErrorOf(n.Err)
 	}
+	if n.Decision.Generated && n.Err == nil {
+		// The time means nothing to another replica, which would create a credential for it.
+		m.Generated, m.FetchTime = true, nil
+	}
 	return m
 }
 

@@ -148,6 +148,10 @@ func (h *Hub) tick(ctx context.Context, now time.Time) time.Duration {
 		readDue := t.readDue
 		if !readDue.IsZero() && !readDue.After(now) {
 			readDue = time.Time{}
+			if t.kept {
+				h.unkeep(t)
+				continue
+			}
 			t.byClock = true
 			h.enqueue(t, h.turnFor(t))
 		}
@@ -185,10 +189,11 @@ func (h *Hub) dropLane(l *lane) {
 func (h *Hub) begin(ctx context.Context, l *lane, t *target, who authz.Principal, now time.Time) {
 	// The store's queue charges the first read to the principal that wants it, and later
 	// ones, which all watchers want, to the Hub.
-	fresh := t.known || t.byClock
-	if fresh {
+	again := t.known || t.byClock
+	if again {
 		who = ""
 	}
+	fresh := again && !t.generated
 	t.queuedBy, t.byClock, t.running, t.startedAt = nil, false, true, now
 	l.running++
 	h.stats.Reads++
@@ -202,7 +207,7 @@ func (h *Hub) begin(ctx context.Context, l *lane, t *target, who authz.Principal
 			t.again = false
 			h.readSoon(t)
 		}
-		if t.readDue.IsZero() && t.allowed > 0 { // nothing was learned
+		if t.readDue.IsZero() && t.allowed > 0 && !t.endless() { // nothing was learned
 			h.schedule(t, time.Now().Add(retryInterval))
 		}
 		if len(l.order) > 0 {

@@ -40,6 +40,9 @@ type Decision struct {
 	GrantID string
 	// IntegrationRevision is the Revision of the integration that decided; "" without one.
 	IntegrationRevision string
+	// Generated means that a read of the secret may create another credential, so it is read
+	// only through the cache.
+	Generated bool
 	// ReadRevision is that of the integration, Store the canonical name of the store, as
 	// in a cache.Key, and Interval the time after which the secret is read again. They are
 	// set if Denied and Unreadable are nil.
@@ -89,6 +92,7 @@ type Hub struct {
 	wake   chan struct{} // of Run; capacity 1
 	opened chan struct{} // see Opened; capacity 1
 	reads  sync.WaitGroup
+	began  time.Time
 
 	mu      sync.Mutex
 	targets map[Key]*target
@@ -102,6 +106,7 @@ type Hub struct {
 	of       map[string]map[*target]struct{}
 	watchers map[authz.Principal]*watcher
 	items    int
+	kept     map[*target]struct{} // see keep
 	due      dueHeap
 	lanes    map[laneKey]*lane
 	busy     map[*lane]struct{} // lanes with waiting reads
@@ -122,16 +127,6 @@ type watcher struct {
 	secrets        map[*target]int // number of items
 }
 
-// Stats contains values for metrics.
-type Stats struct {
-	// Items, Secrets and Principals are the current numbers.
-	Items, Secrets, Principals int
-	// Reads is the number of reads that the Hub has begun, and Notices the number of
-	// notices by State.
-	Reads   uint64
-	Notices [numStates]uint64
-}
-
 // New returns a Hub. SetReader must be called before its use.
 func New(cfg Config) *Hub {
 	setDefault(&cfg.ExpiryLead, defaultExpiryLead)
@@ -143,7 +138,7 @@ func New(cfg Config) *Hub {
 		cfg.Lag = func(time.Duration) {}
 	}
 	return &Hub{
-		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1), opened: make(chan struct{}, 1),
+		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1), opened: make(chan struct{}, 1), began: time.Now(), kept: make(map[*target]struct{}),
 		targets: make(map[Key]*target), loads: make(map[Key]map[*target]struct{}), names: make(map[Key]map[*target]struct{}), of: make(map[string]map[*target]struct{}), watchers: make(map[authz.Principal]*watcher),
 		lanes: make(map[laneKey]*lane), busy: make(map[*lane]struct{}),
 	}
@@ -152,15 +147,6 @@ func New(cfg Config) *Hub {
 // SetReader sets the Reader, before the Hub is used: the Reader is made from the cache,
 // which the Hub is told about.
 func (h *Hub) SetReader(r Reader) { h.reader = r }
-
-// Stats returns the current values.
-func (h *Hub) Stats() Stats {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := h.stats
-	s.Items, s.Secrets, s.Principals = h.items, len(h.targets), len(h.watchers)
-	return s
-}
 
 // LimitError is the error of an Open that exceeds a limit. Setting is its name in
 // secretbroker.yaml.
@@ -256,7 +242,7 @@ func (h *Hub) remove(s *Stream) {
 		}
 		h.items--
 		w.items--
-		if len(t.items) == 0 {
+		if len(t.items) == 0 && !t.kept {
 			h.drop(t)
 		}
 	}
@@ -293,7 +279,7 @@ func (h *Hub) Seen(key cache.Key, version string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
-		if !t.known || t.err != nil || t.version != version {
+		if !t.generated && (!t.known || t.err != nil || t.version != version) {
 			h.readSoon(t)
 		}
 	}
@@ -335,15 +321,15 @@ func (h *Hub) markAll(targets map[*target]struct{}) {
 	}
 }
 
-// Hint says that a secret may have changed: the Hub reads it now if it is watched, at most
-// once per second. An empty name means every secret of the store, an empty store every
+// Hint says that a secret may have changed: the Hub reads it now if it is watched and not
+// generated, at most once per second. An empty name means every secret of the store, an empty store every
 // store, and an empty id every integration.
 func (h *Hub) Hint(integrationID, store, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	hint := func(targets map[*target]struct{}) {
 		for t := range targets {
-			if (store == "" || t.key.Store == store) && (name == "" || t.key.Name == name || t.ref.Name == name) {
+			if !t.generated && (store == "" || t.key.Store == store) && (name == "" || t.key.Name == name || t.ref.Name == name) {
 				h.readSoon(t)
 			}
 		}

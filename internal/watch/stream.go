@@ -74,6 +74,8 @@ type item struct {
 	reason   secret.Reason // of the last Denied or Unreadable
 	version  string        // that the caller has
 	due      time.Time     // of the notice of a change that waits; zero for none
+	// changedAt is when the last change was said, since Hub.began; 0 if none was.
+	changedAt time.Duration
 }
 
 // MaxNotices is the maximum number of notices that Next returns.
@@ -287,25 +289,20 @@ func (s *Stream) say(it *item, n *Notice, now time.Time) {
 	}
 	it.lost = false
 	if n.State == Changed {
+		it.changedAt = now.Sub(s.hub.began)
 		s.hub.cfg.Lag(now.Sub(it.target.learnedAt))
 	}
 	if n.State == Expiring {
 		it.expiring = true
 		return
 	}
-	if it.version != n.Version {
+	if it.version != n.Version || !s.hub.near(it.target, now) {
 		it.expiring = false
 	}
 	it.version = n.Version
-	if s.ends(it, now) {
+	if !it.expiring && s.hub.near(it.target, now) {
 		s.mark(it)
 	}
-}
-
-// ends reports whether the end of the validity is near and was not said yet.
-func (s *Stream) ends(it *item, now time.Time) bool {
-	t := it.target
-	return !it.expiring && !t.expiresAt.IsZero() && !now.Before(t.expiresAt.Add(-s.hub.cfg.ExpiryLead))
 }
 
 // judge compares an item with what was said about it. The zero State means that there is
@@ -342,15 +339,17 @@ func (s *Stream) judge(it *item, d Decision, now time.Time) (n Notice, due time.
 	case it.version != t.version:
 		n.State = Changed
 		if it.due.IsZero() { // later changes do not delay the notice further
-			it.due = t.learnedAt.Add(s.splay)
+			it.due = s.changeDue(it)
 		}
 		if it.said != unsaid && now.Before(it.due) {
 			return Notice{}, it.due
 		}
-	case s.ends(it, now):
-		n.State = Expiring
-	default:
+	case s.hub.near(t, now) == it.expiring:
 		return Notice{}, time.Time{}
+	case it.expiring: // the end has moved
+		n.State = Current
+	default:
+		n.State = Expiring
 	}
 	return n, time.Time{}
 }

@@ -12,10 +12,12 @@ import (
 
 // target is one watched secret. Hub.mu guards it.
 type target struct {
-	key   Key
-	ref   secret.Ref // without JSON key and decoding
-	items []*item
-	load  Key // see Hub.loads
+	key Key
+	ref secret.Ref // without JSON key and decoding
+	// generated is that of the decisions, and kept means that Hub.kept has the target.
+	generated, kept bool
+	items           []*item
+	load            Key // see Hub.loads
 	// allowed is the number of items whose callers may watch. Without any, the target is
 	// not read.
 	allowed int
@@ -26,6 +28,7 @@ type target struct {
 	err       *secret.Error // nil if version is valid
 	readAt    time.Time     // the start of the read
 	expiresAt time.Time
+	lastEnd   time.Time // expiresAt of the version before
 	revision  string    // the integration's ReadRevision of the read
 	learnedAt time.Time // when the Hub learned of the version
 	// failingSince is the start of the first failed read since the last success; zero if
@@ -76,6 +79,7 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 		return
 	}
 	now := time.Now()
+	load = t.checkEnd(load)
 	t.revision = load.Key.Revision
 	interval := t.pause()
 	if load.Err == nil {
@@ -90,7 +94,14 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 	if !t.expiresAt.IsZero() && t.expiresAt.After(now) && t.expiresAt.Before(due) {
 		due = t.expiresAt
 	}
-	if t.allowed == 0 {
+	switch {
+	case t.kept && !t.valid(now):
+		h.unkeep(t)
+		return
+	case t.generated:
+		due = t.generatedDue(due, now)
+	}
+	if t.allowed == 0 && !t.kept {
 		due = time.Time{}
 	}
 	h.schedule(t, due)
@@ -99,12 +110,12 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 func (h *Hub) succeeded(t *target, load *cache.Load, now time.Time) {
 	differs := !t.known || t.err != nil || t.version != load.Version || !t.expiresAt.Equal(load.ExpiresAt)
 	if !t.known || t.version != load.Version {
-		t.learnedAt = now
+		t.learnedAt, t.lastEnd = now, t.expiresAt
 	}
 	t.known, t.version, t.err, t.readAt, t.expiresAt, t.failingSince = true, load.Version, nil, load.ReadAt, load.ExpiresAt, time.Time{}
 	t.leadDue = time.Time{}
-	if !t.expiresAt.IsZero() && t.expiresAt.Add(-h.cfg.ExpiryLead).After(now) {
-		t.leadDue = t.expiresAt.Add(-h.cfg.ExpiryLead)
+	if !t.expiresAt.IsZero() && !h.near(t, now) {
+		t.leadDue = t.expiresAt.Add(-h.lead(t))
 	}
 	if differs {
 		t.markItems()
@@ -143,7 +154,7 @@ func (t *target) pause() time.Duration {
 // the lock.
 func (h *Hub) allow(it *item, d *Decision) {
 	t := it.target
-	t.interval = d.Interval
+	t.interval, t.generated = d.Interval, d.Generated
 	h.route(t, Key{t.key.Integration, d.Store, t.ref.Name, t.ref.Version})
 	if it.allowed {
 		if t.known && t.revision != d.ReadRevision { // the integration reads other stores now
@@ -157,12 +168,15 @@ func (h *Hub) allow(it *item, d *Decision) {
 	case h.opened <- struct{}{}:
 	default:
 	}
-	if t.allowed == 1 {
+	if t.allowed == 1 && !h.resume(t) {
 		// While no caller was allowed, the target learned nothing. The read may be answered
 		// from the cache.
 		t.known = false
 	}
-	if !t.known {
+	switch {
+	case t.known && t.revision != d.ReadRevision: // of a target that was kept
+		h.readSoon(t)
+	case !t.known:
 		h.enqueue(t, it.stream.who)
 		h.poke()
 	}
@@ -175,7 +189,7 @@ func (h *Hub) disallow(it *item) {
 		return
 	}
 	it.allowed = false
-	if it.target.allowed--; it.target.allowed == 0 {
+	if it.target.allowed--; it.target.allowed == 0 && !h.keep(it.target) {
 		h.route(it.target, Key{})
 		h.schedule(it.target, time.Time{})
 	}

@@ -41,8 +41,9 @@ const (
 	// The broker cannot read the secret, or cannot tell when it changes. The notice has an
 	// error.
 	Notice_STATE_UNREADABLE Notice_State = 4
-	// The validity of this version ends soon, at secret_expire_time. Sent once for a
-	// version.
+	// The validity of this version ends soon, at secret_expire_time. Sent once for each end
+	// of a version; CURRENT follows if the end moves. If the notice is generated, resolve
+	// the reference: the broker renews or replaces the credential.
 	Notice_STATE_EXPIRING Notice_State = 5
 )
 
@@ -373,12 +374,16 @@ type Notice struct {
 	// only: versions have no order.
 	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	// When the broker began the read that found this state, by its clock. Resolve with this
-	// time as not_read_before returns this version or a later one.
+	// time as not_read_before returns this version or a later one. Unset if generated is set.
 	FetchTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=fetch_time,json=fetchTime,proto3" json:"fetch_time,omitempty"`
 	// When the secret's own validity ends; unset if it does not end.
 	SecretExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=secret_expire_time,json=secretExpireTime,proto3" json:"secret_expire_time,omitempty"`
 	// Why the item is DENIED or UNREADABLE.
-	Error         *ConfigError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	Error *ConfigError `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// The secret is a credential that a read generated for this replica of the broker. Each
+	// replica has its own, with its own version, so Resolve may return another version than
+	// this one, which is valid as well.
+	Generated     bool `protobuf:"varint,8,opt,name=generated,proto3" json:"generated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,6 +465,13 @@ func (x *Notice) GetError() *ConfigError {
 		return x.Error
 	}
 	return nil
+}
+
+func (x *Notice) GetGenerated() bool {
+	if x != nil {
+		return x.Generated
+	}
+	return false
 }
 
 type RefreshRequest struct {
@@ -761,7 +773,7 @@ const file_secretbroker_v1_watch_proto_rawDesc = "" +
 	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\basOfTime\x12B\n" +
 	"\x0freconnect_after\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x0ereconnectAfter\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tR\trequestId\"\xbd\x03\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\"\xdb\x03\n" +
 	"\x06Notice\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\x05R\x03set\x12\x16\n" +
 	"\x06config\x18\x02 \x01(\tR\x06config\x123\n" +
@@ -770,7 +782,8 @@ const file_secretbroker_v1_watch_proto_rawDesc = "" +
 	"\n" +
 	"fetch_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchTime\x12H\n" +
 	"\x12secret_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x10secretExpireTime\x122\n" +
-	"\x05error\x18\a \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error\"\x80\x01\n" +
+	"\x05error\x18\a \x01(\v2\x1c.secretbroker.v1.ConfigErrorR\x05error\x12\x1c\n" +
+	"\tgenerated\x18\b \x01(\bR\tgenerated\"\x80\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_CURRENT\x10\x01\x12\x11\n" +

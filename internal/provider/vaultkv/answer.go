@@ -87,10 +87,28 @@ func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 		return nil, unexpectedResponse(host, "not a response of a secrets engine")
 	}
 	version := storeerror.Plain(a.RequestID)
+	if rotated, err := time.Parse(time.RFC3339Nano, a.static().Rotated); a.LeaseID == "" && err == nil {
+		version = "rotated-" + rotated.UTC().Format(time.RFC3339Nano)
+	}
 	if version == "" {
 		version = unversioned
 	}
 	return secret.New(version, a.began, a.ends(ses), bytes.Clone(a.Data)), nil
+}
+
+// static is what the engine says of the password of a static role. It is the same password
+// until the next rotation.
+type static struct {
+	TTL     int64  `json:"ttl"`
+	Rotated string `json:"last_vault_rotation"` // a time
+}
+
+// static returns the zero static for any other response.
+func (a *answer) static() (s static) {
+	if json.Unmarshal(a.Data, &s) != nil {
+		return static{}
+	}
+	return s
 }
 
 // ends returns until when a credential can be used: until a little before the end of
@@ -99,13 +117,7 @@ func (a *answer) dynamic(host string, ses *session) (*secret.Secret, error) {
 func (a *answer) ends(ses *session) time.Time {
 	d := seconds(a.LeaseDuration)
 	if a.LeaseID == "" {
-		d = 0
-		var static struct {
-			TTL int64 `json:"ttl"`
-		}
-		if json.Unmarshal(a.Data, &static) == nil && static.TTL > 0 {
-			d = seconds(static.TTL)
-		}
+		d = seconds(a.static().TTL)
 	}
 	end := time.Time{}
 	if d > 0 {

@@ -86,16 +86,16 @@ func TestLeaseEndsWithItsToken(t *testing.T) {
 }
 
 // TestStaticRoles: static roles have no lease; the engine reports when it rotates the
-// password.
+// password, which has the same version until then.
 func TestStaticRoles(t *testing.T) {
 	v := newFake()
 	v.made = func(w http.ResponseWriter, _ *http.Request) {
-		providertest.WriteJSON(w, 200, `{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,"data":{"username":"u","password":"p","ttl":100}}`)
+		providertest.WriteJSON(w, 200, `{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,"data":{"username":"u","password":"p","ttl":100,"last_vault_rotation":"2024-05-06T15:26:42.525302-05:00"}}`)
 	}
 	f := newFront(t, v)
 	got := fetch(t, f.open(t, f.Config(), f.integration(t, roleID, secretID)), "database/static-creds/app")
-	if left := got.ExpiresAt.Sub(got.FetchedAt); left != 90*time.Second || text(t, got, "password") != "p" {
-		t.Errorf("good for %v", left)
+	if left := got.ExpiresAt.Sub(got.FetchedAt); left != 90*time.Second || text(t, got, "password") != "p" || got.Version != "rotated-2024-05-06T20:26:42.525302Z" {
+		t.Errorf("version %q, good for %v", got.Version, left)
 	}
 }
 
