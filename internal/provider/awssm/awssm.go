@@ -11,7 +11,7 @@
 // Sessions (session.go). Requests are signed with keys, which are static or belong to
 // a session of a role. A timer replaces the keys before their end while they are in
 // use. AWS may refuse keys earlier, for example after an administrator revoked the
-// role's sessions; Fetch then replaces them once. The SDK's own caches are not used,
+// role's sessions; the next request then replaces them once. The SDK's own caches are not used,
 // because they would keep keys that AWS has refused.
 //
 // The package has no process-wide state, and only the credential type default reads
@@ -20,13 +20,10 @@ package awssm
 
 import (
 	"context"
-	"crypto/x509"
-	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
@@ -34,15 +31,10 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/provider/credential"
-	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
-
-// closeTimeout limits how long Close waits for the operations that it has canceled.
-const closeTimeout = 5 * time.Second
 
 // Opener returns the provider.Opener of AWS Secrets Manager. Opening reads the
 // integration's files and sends no request. Its errors are *secret.Error with
@@ -56,15 +48,9 @@ func Opener(cfg provider.Config) provider.Opener {
 
 // store reads the stores of one integration.
 type store struct {
-	cfg provider.Config
-	log *slog.Logger
-	aws *Settings
-	in  *integration.Integration
+	*connection
 	// endpoints are the stores that may be read, by their canonical form.
 	endpoints map[string]*endpoint
-	sessions  *credential.Source[aws.Credentials]
-	tasks     *task.Group
-	clients   []*http.Client
 }
 
 // endpoint is the Secrets Manager endpoint of one store.
@@ -82,53 +68,32 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	if in.Kind != secret.KindAWSSecretsManager || settingsOf(in) == nil || len(settingsOf(in).Stores) == 0 {
 		return nil, storeerror.Setup("the integration has no aws settings")
 	}
-	cfg = cfg.For(in)
-	s := &store{
-		cfg:       cfg,
-		log:       cfg.Logger,
-		aws:       settingsOf(in),
-		in:        in,
-		endpoints: make(map[string]*endpoint, len(settingsOf(in).Stores)),
-		tasks:     task.NewGroup(),
-	}
-	roots, err := egress.LoadRoots("aws.ca_file", settingsOf(in).CAFile)
+	c, err := newConnection(cfg, in, settingsOf(in).identity())
 	if err != nil {
 		return nil, err
 	}
-	client := s.newClient(roots, slices.Collect(maps.Values(settingsOf(in).Endpoints)), nil)
-	endpoints := make(map[string]*secretsmanager.Client, len(settingsOf(in).Endpoints))
-	for region, endpoint := range settingsOf(in).Endpoints {
+	s := &store{connection: c, endpoints: make(map[string]*endpoint, len(c.aws.Stores))}
+	client := s.newClient(slices.Collect(maps.Values(c.aws.Endpoints)), nil)
+	endpoints := make(map[string]*secretsmanager.Client, len(c.aws.Endpoints))
+	for region, endpoint := range c.aws.Endpoints {
 		endpoints[region] = secretsmanager.New(secretsManagerOptions(region, endpoint, client))
 	}
-	for _, st := range settingsOf(in).Stores {
-		region, account := settingsOf(in).Place(st)
+	for _, st := range c.aws.Stores {
+		region, account := c.aws.Place(st)
 		if endpoints[region] == nil {
 			return nil, storeerror.Setup("aws.stores has an entry that has no endpoint")
 		}
 		s.endpoints[st] = &endpoint{
 			arn:    secret.AWSAccountStore(region, account) + ":secret:",
 			region: region,
-			host:   strings.TrimPrefix(settingsOf(in).Endpoints[region], "https://"),
+			host:   strings.TrimPrefix(c.aws.Endpoints[region], "https://"),
 			client: endpoints[region],
 		}
 	}
-	source, err := s.keySource(ctx, in, roots)
-	if err != nil {
+	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	s.sessions = newSessions(cfg, s.log, source, credentialFiles(settingsOf(in).Credential), s.tasks)
 	return s, nil
-}
-
-// newClient returns a client that sends only to the origins, which are https, and to
-// the local origins, which may use plain HTTP.
-func (s *store) newClient(roots *x509.CertPool, origins, local []string) *http.Client {
-	out := s.cfg.Egress(s.in)
-	out.Origins, out.Local, out.Roots = origins, local, roots
-	out.Dial, out.PrivateEndpoint = s.aws.Dial, s.aws.PrivateEndpoint
-	c := egress.NewClient(out)
-	s.clients = append(s.clients, c)
-	return c
 }
 
 // secretsManagerOptions sets the options explicitly, so that none comes from the
@@ -149,16 +114,7 @@ func secretsManagerOptions(region, endpoint string, client *http.Client) secrets
 // userAgent identifies the broker in AWS's logs, in addition to the SDK's version.
 const userAgent = "secretbroker"
 
-// Fetch implements provider.Provider.
-//
-// Fetch repeats a read once, without a pause, if the connection broke, as happens
-// when AWS has just closed it, or if AWS answered with a server error. It does not
-// repeat timeouts, which have already used up their time, and throttling, which the
-// caller waits out.
-//
-// AWS may refuse keys before their end, for example after an administrator revoked
-// the role's sessions. The first Fetch that gets such a refusal drops the keys. Every
-// Fetch that got one tries once more with new keys.
+// Fetch implements provider.Provider. It repeats requests as signed does.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindAWSSecretsManager); err != nil {
 		return nil, err
@@ -167,21 +123,11 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the store is not one of the integration's; add it to aws.stores")
 	}
-	keys, err := s.sessions.Get(ctx)
-	if err != nil {
-		return nil, explainGet(ctx, err)
-	}
-	sec, err := s.read(ctx, at, keys, ref)
-	if worthRepeating(ctx, err) {
-		sec, err = s.read(ctx, at, keys, ref)
-	}
-	if refusedKeys(err) && s.sessions.Refused(keys) {
-		s.log.Warn("AWS refused the session's keys; requesting new ones", "region", at.region)
-		if keys, err = s.sessions.Get(ctx); err != nil {
-			return nil, explainGet(ctx, err)
-		}
-		sec, err = s.read(ctx, at, keys, ref)
-	}
+	var sec *secret.Secret
+	err := s.signed(ctx, at.region, func(k *keys) (err error) {
+		sec, err = s.read(ctx, at, k, ref)
+		return err
+	})
 	if err != nil {
 		return nil, explainRead(ctx, at, ref, err)
 	}
@@ -233,11 +179,4 @@ func (s *store) read(ctx context.Context, at *endpoint, k *keys, ref secret.Ref)
 
 // Close implements provider.Provider. It waits a few seconds at most for requests
 // that no caller waits for, and returns an error if some of them are still running.
-func (s *store) Close() error {
-	s.sessions.Close()
-	err := s.tasks.Stop(closeTimeout)
-	for _, c := range s.clients {
-		c.CloseIdleConnections()
-	}
-	return err
-}
+func (s *store) Close() error { return s.close() }

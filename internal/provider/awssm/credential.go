@@ -2,7 +2,6 @@ package awssm
 
 import (
 	"context"
-	"crypto/x509"
 	"strings"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go/logging"
 
-	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
 )
@@ -19,47 +17,46 @@ import (
 // again. The program that renews the keys does so well before their end.
 const profileLife = 10 * time.Minute
 
-// keySource returns the source of the integration's keys: its credential, and the
+// keySource returns the source of the connection's keys: its credential, and the
 // role that the credential assumes, if any. It reads the credential's files.
-func (s *store) keySource(ctx context.Context, in *integration.Integration, roots *x509.CertPool) (keySource, error) {
-	sts := s.newSTS(in.ID, roots)
-	base, err := s.credential(ctx, in, sts, roots)
-	if err != nil || s.aws.Role == nil {
+func (c *connection) keySource(ctx context.Context) (keySource, error) {
+	sts := c.newSTS()
+	base, err := c.credential(ctx, sts)
+	if err != nil || c.id.role == nil {
 		return base, err
 	}
-	role := s.aws.Role
 	return func(ctx context.Context) (aws.Credentials, error) {
 		keys, err := base(ctx)
 		if err != nil {
 			return aws.Credentials{}, err
 		}
-		return sts.assume(ctx, keys, role)
+		return sts.assume(ctx, keys)
 	}, nil
 }
 
-func (s *store) credential(ctx context.Context, in *integration.Integration, sts *tokenService, roots *x509.CertPool) (keySource, error) {
-	c := s.aws.Credential
-	switch c.Type {
+func (c *connection) credential(ctx context.Context, sts *tokenService) (keySource, error) {
+	cred := c.id.credential
+	switch cred.Type {
 	case Static:
-		return staticKeys(ctx, in)
+		return c.staticKeys(ctx)
 	case Profile:
-		return s.profileKeys(ctx, c)
+		return c.profileKeys(ctx)
 	case WebIdentity:
-		const setting = "aws.credential.token_file"
-		if _, err := egress.ReadFile(setting, c.TokenFile); err != nil {
+		setting := c.id.credentialAt + ".token_file"
+		if _, err := egress.ReadFile(setting, cred.TokenFile); err != nil {
 			return nil, err
 		}
 		return func(ctx context.Context) (aws.Credentials, error) {
-			token, err := egress.ReadFile(setting, c.TokenFile)
+			token, err := egress.ReadFile(setting, cred.TokenFile)
 			if err != nil {
 				return aws.Credentials{}, err
 			}
-			return sts.assumeWithToken(ctx, string(token), c.RoleARN)
+			return sts.assumeWithToken(ctx, string(token), cred.RoleARN)
 		}, nil
 	case DefaultCredential:
-		return s.defaultKeys(ctx, roots)
+		return c.defaultKeys(ctx)
 	default:
-		return nil, storeerror.Setup("aws.credential.type is not one of static, profile, web_identity, default")
+		return nil, storeerror.Setup("%s.type is not one of static, profile, web_identity, default", c.id.credentialAt)
 	}
 }
 
@@ -78,21 +75,21 @@ func credentialFiles(c Credential) []string {
 
 // staticKeys reads the files once, because a changed file changes the integration's
 // revision.
-func staticKeys(ctx context.Context, in *integration.Integration) (keySource, error) {
-	c := settingsOf(in).Credential
+func (c *connection) staticKeys(ctx context.Context) (keySource, error) {
+	cred := c.id.credential
 	keys := aws.Credentials{Source: "secretbroker"}
 	for _, f := range []struct {
 		setting, path string
 		to            *string
 	}{
-		{"aws.credential.access_key_id_file", c.AccessKeyIDFile, &keys.AccessKeyID},
-		{"aws.credential.secret_access_key_file", c.SecretAccessKeyFile, &keys.SecretAccessKey},
-		{"aws.credential.session_token_file", c.SessionTokenFile, &keys.SessionToken},
+		{c.id.credentialAt + ".access_key_id_file", cred.AccessKeyIDFile, &keys.AccessKeyID},
+		{c.id.credentialAt + ".secret_access_key_file", cred.SecretAccessKeyFile, &keys.SecretAccessKey},
+		{c.id.credentialAt + ".session_token_file", cred.SessionTokenFile, &keys.SessionToken},
 	} {
-		if f.path == "" && in.Stored(f.setting) == nil && f.to == &keys.SessionToken {
+		if f.path == "" && c.in.Stored(f.setting) == nil && f.to == &keys.SessionToken {
 			continue
 		}
-		b, err := egress.ReadCredential(ctx, in.Stored(f.setting), f.setting, f.path)
+		b, err := egress.ReadCredential(ctx, c.in.Stored(f.setting), f.setting, f.path)
 		if err != nil {
 			return nil, err
 		}
@@ -108,25 +105,25 @@ func staticKeys(ctx context.Context, in *integration.Integration) (keySource, er
 // profileKeys reads keys from a section of a credentials file. It refuses a section
 // with other settings (roles, processes to run, other sources), because they would
 // grant authority that the integration's file does not show.
-func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error) {
-	const setting = "aws.credential.credentials_file"
+func (c *connection) profileKeys(ctx context.Context) (keySource, error) {
+	cred, setting := c.id.credential, c.id.credentialAt+".credentials_file"
 	read := func(ctx context.Context) (aws.Credentials, error) {
-		if _, err := egress.ReadFile(setting, c.CredentialsFile); err != nil { // the SDK would treat a missing file as empty
+		if _, err := egress.ReadFile(setting, cred.CredentialsFile); err != nil { // the SDK would treat a missing file as empty
 			return aws.Credentials{}, err
 		}
-		p, err := config.LoadSharedConfigProfile(ctx, c.Profile, func(o *config.LoadSharedConfigOptions) {
-			o.CredentialsFiles, o.ConfigFiles = []string{c.CredentialsFile}, []string{}
+		p, err := config.LoadSharedConfigProfile(ctx, cred.Profile, func(o *config.LoadSharedConfigOptions) {
+			o.CredentialsFiles, o.ConfigFiles = []string{cred.CredentialsFile}, []string{}
 			o.Logger = logging.Nop{}
 		})
 		if err != nil { // the cause may quote the file
-			return aws.Credentials{}, storeerror.Setup("%s: %s has no usable section %s; it must contain aws_access_key_id and aws_secret_access_key", setting, c.CredentialsFile, c.Profile)
+			return aws.Credentials{}, storeerror.Setup("%s: %s has no usable section %s; it must contain aws_access_key_id and aws_secret_access_key", setting, cred.CredentialsFile, cred.Profile)
 		}
 		if p.RoleARN != "" || p.SourceProfileName != "" || p.CredentialSource != "" || p.CredentialProcess != "" ||
 			p.WebIdentityTokenFile != "" || p.SSOStartURL != "" || p.SSOSessionName != "" || p.LoginSession != "" || !p.Credentials.HasKeys() {
-			return aws.Credentials{}, storeerror.Setup("%s: the section %s of %s may contain only keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set aws.role for a role, and the type default for any other source", setting, c.Profile, c.CredentialsFile)
+			return aws.Credentials{}, storeerror.Setup("%s: the section %s of %s may contain only keys (aws_access_key_id, aws_secret_access_key, aws_session_token); set %s for a role, and the type default for any other source", setting, cred.Profile, cred.CredentialsFile, c.id.roleAt)
 		}
 		keys := p.Credentials
-		keys.Source, keys.CanExpire, keys.Expires = "secretbroker", true, s.cfg.Now().Add(profileLife)
+		keys.Source, keys.CanExpire, keys.Expires = "secretbroker", true, c.cfg.Now().Add(profileLife)
 		return keys, nil
 	}
 	if _, err := read(ctx); err != nil {
@@ -137,12 +134,12 @@ func (s *store) profileKeys(ctx context.Context, c Credential) (keySource, error
 
 // defaultKeys uses the SDK's default chain: the process's environment, the user's
 // files, and the metadata service of the container or machine.
-func (s *store) defaultKeys(ctx context.Context, roots *x509.CertPool) (keySource, error) {
-	origins, local := defaultOrigins(ctx, s.aws)
-	client := s.newClient(roots, origins, local)
+func (c *connection) defaultKeys(ctx context.Context) (keySource, error) {
+	origins, local := defaultOrigins(ctx, c.aws)
+	client := c.newClient(origins, local)
 	load := func(ctx context.Context) (aws.Config, error) {
 		cfg, err := config.LoadDefaultConfig(ctx,
-			config.WithRegion(s.aws.STSRegion),
+			config.WithRegion(c.aws.STSRegion),
 			config.WithHTTPClient(client),
 			config.WithLogger(logging.Nop{}),
 			config.WithClientLogMode(0),

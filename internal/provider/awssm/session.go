@@ -28,10 +28,10 @@ type keySource func(ctx context.Context) (aws.Credentials, error)
 // keys are what requests are signed with.
 type keys = credential.Held[aws.Credentials]
 
-// newSessions returns a Source that holds the keys for signing requests and replaces
-// them. files are the files that source reads. Its errors are *secret.Error, the
+// newSessions returns a Source that holds the keys of id for signing requests, which it gets
+// from source, and replaces them. Its errors are *secret.Error, the
 // caller's context error, or storeerror.ErrClosed.
-func newSessions(cfg provider.Config, log *slog.Logger, source keySource, files []string, tasks *task.Group) *credential.Source[aws.Credentials] {
+func newSessions(cfg provider.Config, log *slog.Logger, id identity, source keySource, tasks *task.Group) *credential.Source[aws.Credentials] {
 	c := credential.Config[aws.Credentials]{
 		Timeout: cfg.LoginTimeout, Now: cfg.Now, Tasks: tasks, Closed: storeerror.ErrClosed,
 		Margin: func(time.Duration) time.Duration { return sessionMargin },
@@ -40,12 +40,12 @@ func newSessions(cfg provider.Config, log *slog.Logger, source keySource, files 
 		Acquire: func(ctx context.Context, _ *keys) (*keys, error) {
 			k, err := acquire(ctx, source, cfg.Now)
 			if err != nil {
-				return nil, explainSession(ctx, cfg.LoginTimeout, err)
+				return nil, explainSession(ctx, cfg.LoginTimeout, id, err)
 			}
 			return k, nil
 		},
 	}
-	if len(files) > 0 {
+	if files := credentialFiles(id.credential); len(files) > 0 {
 		c.Inputs = credential.Files(files...)
 	}
 	return credential.New(c)

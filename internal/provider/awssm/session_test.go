@@ -165,7 +165,7 @@ func TestRefusedKeys(t *testing.T) {
 func source(t *testing.T, f keySource) *credential.Source[aws.Credentials] {
 	t.Helper()
 	tasks := task.NewGroup()
-	s := newSessions(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), f, nil, tasks)
+	s := newSessions(provider.Config{}.For(&integration.Integration{}), slog.New(slog.DiscardHandler), identity{}, f, tasks)
 	t.Cleanup(func() {
 		s.Close()
 		providertest.Must(t, tasks.Stop(time.Minute))

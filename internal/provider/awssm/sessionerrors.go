@@ -30,8 +30,8 @@ func clockError(what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreAuthenticationFailed, "%s, or the broker's clock is wrong; check both", what)
 }
 
-// explainSession returns the error for a failed acquisition.
-func explainSession(ctx context.Context, timeout time.Duration, err error) *secret.Error {
+// explainSession returns the error for a failed acquisition of the keys of id.
+func explainSession(ctx context.Context, timeout time.Duration, id identity, err error) *secret.Error {
 	var known *secret.Error
 	if errors.As(err, &known) {
 		return known
@@ -44,7 +44,7 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 		return secret.Errorf(secret.ReasonStoreUnavailable, "the server that responds as STS returned no session of the role (%s); check for a proxy or gateway between the broker and AWS", a.answer).WithCause(storeerror.Answered(nil))
 	}
 	if f := failureOf(a.err); f != nil {
-		return explainRefusal(a, f)
+		return explainRefusal(id, a, f)
 	}
 	if ctx.Err() != nil {
 		return secret.Errorf(secret.ReasonStoreUnavailable, "timed out obtaining %s after %s; check the network path to STS", a.what, timeout).WithCause(egress.ErrTimedOut)
@@ -64,7 +64,7 @@ func explainSession(ctx context.Context, timeout time.Duration, err error) *secr
 
 // explainRefusal returns the error for a response other than 200, from STS or from a
 // source of the default credential.
-func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
+func explainRefusal(id identity, a *acquisitionError, f *failure) *secret.Error {
 	e := &secret.Error{Reason: secret.ReasonStoreAuthenticationFailed, Cause: f}
 	c := f.class()
 	switch {
@@ -79,15 +79,15 @@ func explainRefusal(a *acquisitionError, f *failure) *secret.Error {
 	case c == classSignature:
 		e.Message = fmt.Sprintf("STS refuses the signature of the request for %s; check the broker's clock, and that the secret access key belongs to the access key ID", a.what)
 	case a.withToken && (c == classToken || c == classDenied || c == classKeys || c == classInvalid):
-		e.Message = "STS does not issue a session of aws.credential.role_arn for the token in aws.credential.token_file; the role's trust policy must name the token's issuer, audience and subject, and the token must not have expired"
+		e.Message = "STS does not issue a session of " + id.credentialAt + ".role_arn for the token in " + id.credentialAt + ".token_file; the role's trust policy must name the token's issuer, audience and subject, and the token must not have expired"
 	case c == classKeys:
-		e.Message = fmt.Sprintf("STS does not know the keys that sign the request for %s, or they have expired; renew aws.credential", a.what)
+		e.Message = fmt.Sprintf("STS does not know the keys that sign the request for %s, or they have expired; renew %s", a.what, id.credentialAt)
 	case a.assuming && c == classDenied:
-		e.Message = "STS does not let the integration's credential assume aws.role.arn; the role's trust policy must name the credential's identity and aws.role.external_id, allow sts:TagSession and sts:SetSourceIdentity where aws.role has tags or a source identity, and the identity itself must be allowed sts:AssumeRole"
+		e.Message = fmt.Sprintf("STS does not let the integration's credential assume %[1]s.arn; the role's trust policy must name the credential's identity and %[1]s.external_id, allow sts:TagSession and sts:SetSourceIdentity where %[1]s has tags or a source identity, and the identity itself must be allowed sts:AssumeRole", id.roleAt)
 	case a.assuming && c == classInvalid:
-		e.Message = "STS refuses the parameters of aws.role; aws.role.duration must not be longer than the role allows, and not longer than 1h if a role assumes it"
+		e.Message = fmt.Sprintf("STS refuses the parameters of %[1]s; %[1]s.duration must not be longer than the role allows, and not longer than 1h if a role assumes it", id.roleAt)
 	default:
-		e.Message = fmt.Sprintf("%s is refused (HTTP %d); check aws.credential and aws.role", a.what, f.status)
+		e.Message = fmt.Sprintf("%s is refused (HTTP %d); check %s and %s", a.what, f.status, id.credentialAt, id.roleAt)
 		if f.status < 400 {
 			e.Reason, e.Cause = secret.ReasonStoreUnavailable, storeerror.Answered(f)
 			e.Message = fmt.Sprintf("the source of %s sent something other than credentials (HTTP %d); check for a proxy or gateway between the broker and AWS", a.what, f.status)

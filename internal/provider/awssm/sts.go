@@ -2,7 +2,6 @@ package awssm
 
 import (
 	"context"
-	"crypto/x509"
 	"maps"
 	"slices"
 	"strings"
@@ -19,15 +18,17 @@ type tokenService struct {
 	client *sts.Client
 	// session is the name of the sessions, which CloudTrail shows.
 	session string
+	id      identity
 }
 
-func (s *store) newSTS(id string, roots *x509.CertPool) *tokenService {
+func (c *connection) newSTS() *tokenService {
 	return &tokenService{
-		session: sessionName(id),
+		session: sessionName(c.in.ID),
+		id:      c.id,
 		client: sts.New(sts.Options{
-			Region:                     s.aws.STSRegion,
-			BaseEndpoint:               &s.aws.STSEndpoint,
-			HTTPClient:                 s.newClient(roots, []string{s.aws.STSEndpoint}, nil),
+			Region:                     c.aws.STSRegion,
+			BaseEndpoint:               &c.aws.STSEndpoint,
+			HTTPClient:                 c.newClient([]string{c.aws.STSEndpoint}, nil),
 			Retryer:                    aws.NopRetryer{},
 			Logger:                     logging.Nop{},
 			AppID:                      userAgent,
@@ -48,8 +49,9 @@ func sessionName(id string) string {
 	return id
 }
 
-// assume gets a session of role for the owner of keys.
-func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *Role) (aws.Credentials, error) {
+// assume gets a session of the identity's role for the owner of keys.
+func (t *tokenService) assume(ctx context.Context, keys aws.Credentials) (aws.Credentials, error) {
+	role := t.id.role
 	in := &sts.AssumeRoleInput{
 		RoleArn:         &role.ARN,
 		RoleSessionName: &t.session,
@@ -66,7 +68,7 @@ func (t *tokenService) assume(ctx context.Context, keys aws.Credentials, role *R
 		o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return keys, nil })
 	})
 	if err != nil {
-		return aws.Credentials{}, &acquisitionError{what: "the role aws.role.arn", assuming: true, err: err}
+		return aws.Credentials{}, &acquisitionError{what: "the role " + t.id.roleAt + ".arn", assuming: true, err: err}
 	}
 	return t.keys(out.Credentials, out.AssumedRoleUser, role.ARN)
 }
@@ -80,7 +82,7 @@ func (t *tokenService) assumeWithToken(ctx context.Context, token, arn string) (
 		WebIdentityToken: &token,
 	})
 	if err != nil {
-		return aws.Credentials{}, &acquisitionError{what: "the role aws.credential.role_arn", withToken: true, err: err}
+		return aws.Credentials{}, &acquisitionError{what: "the role " + t.id.credentialAt + ".role_arn", withToken: true, err: err}
 	}
 	return t.keys(out.Credentials, out.AssumedRoleUser, arn)
 }
