@@ -1,6 +1,7 @@
 // Package secretsmanager is an in-process fake of the parts of AWS that a broker uses: the
-// operations of Secrets Manager that read a secret, and STS AssumeRole and
-// AssumeRoleWithWebIdentity. It is for development and tests. A test that passes against it
+// operations of Secrets Manager that read a secret, STS AssumeRole and
+// AssumeRoleWithWebIdentity, and a queue of SQS in each region that receives the events of
+// Secrets Manager. It is for development and tests. A test that passes against it
 // proves nothing about the real store.
 //
 // It simulates what a client can observe: AWS's JSON protocol and STS's XML, error codes, ARNs
@@ -16,6 +17,10 @@
 //   - It only reads secrets: no writing, listing, rotating, batches, KMS or replication. A
 //     secret's denied setting simulates a policy.
 //   - Version IDs are derived from the secret's name and the version's number.
+//   - The queue has the operations that a receiver of events uses: receiving with long polls,
+//     deleting in batches and reading attributes. It gets the event "Secret Label Updated" if a
+//     secret has more or fewer versions than before, and no events of CloudTrail. A message has
+//     no checksum.
 //   - There is no throttling; only a region's fault setting simulates failures.
 //   - The content stays in memory: do not use real secrets.
 //

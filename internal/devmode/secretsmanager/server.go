@@ -17,7 +17,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/devmode/secretsfile"
 )
 
-// Server is the fake. It serves STS or Secrets Manager, depending on the host of a
+// Server is the fake. It serves STS, Secrets Manager or SQS, depending on the host of a
 // request. It is safe for concurrent use and starts no goroutine, so there is nothing to
 // close.
 type Server struct {
@@ -27,7 +27,8 @@ type Server struct {
 	reads atomic.Int64
 
 	mu       sync.Mutex
-	sessions map[string]key // by access key ID
+	sessions map[string]key       // by access key ID
+	queues   map[string][]*queued // by region
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -38,19 +39,20 @@ func New(state *State, now func() time.Time) (*Server, error) {
 	if now == nil {
 		now = time.Now
 	}
-	s := &Server{now: now, sessions: make(map[string]key)}
+	s := &Server{now: now, sessions: make(map[string]key), queues: make(map[string][]*queued)}
 	if err := s.Replace(state); err != nil {
 		return nil, fmt.Errorf("secretsmanager: %w", err)
 	}
 	return s, nil
 }
 
-// Replace replaces the state for future requests. Sessions remain valid.
+// Replace replaces the state for future requests. Sessions remain valid. The queues get the
+// events of what has changed.
 func (s *Server) Replace(state *State) error {
 	if err := check(state.Regions); err != nil {
 		return err
 	}
-	s.state.Store(state)
+	s.notify(s.state.Swap(state), state)
 	return nil
 }
 
@@ -89,6 +91,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveSTS(w, r, state, region, body)
 	case "secretsmanager":
 		s.serveSecrets(w, r, state, region, body)
+	case "sqs":
+		s.serveSQS(w, r, state, region, body)
 	default:
 		http.NotFound(w, r)
 	}

@@ -24,17 +24,17 @@ type answer struct {
 // ARN in place of the whole.
 func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Secret, error) {
 	if a.value == nil {
-		return nil, unexpectedResponse(at, "the response is empty")
+		return nil, at.service().unexpected("the response is empty")
 	}
 	if err := identifies(at, ref, a.value.ARN, a.value.Name); err != nil {
 		return nil, err
 	}
 	version, ok := a.version(ref)
 	if !ok {
-		return nil, unexpectedResponse(at, "the response is for another version")
+		return nil, at.service().unexpected("the response is for another version")
 	}
 	if (a.value.SecretString == nil) == (a.value.SecretBinary == nil) {
-		return nil, unexpectedResponse(at, "the response does not have exactly one value")
+		return nil, at.service().unexpected("the response does not have exactly one value")
 	}
 	var expires time.Time
 	if a.rotation != nil {
@@ -57,7 +57,7 @@ func (a *answer) check(at *endpoint, ref secret.Ref, now time.Time) (*secret.Sec
 // which must match ref if ref contains them.
 func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 	if arn == nil || name == nil {
-		return unexpectedResponse(at, "the response does not name its secret")
+		return at.service().unexpected("the response does not name its secret")
 	}
 	full, ok := strings.CutPrefix(*arn, at.arn)
 	suffix, isName := strings.CutPrefix(full, ref.Name+"-")
@@ -68,7 +68,7 @@ func identifies(at *endpoint, ref secret.Ref, arn, name *string) error {
 		return secret.Errorf(secret.ReasonSecretNotFound,
 			"no secret in %s has this ARN, but a similar one: the ARN lacks the hyphen and six characters that AWS appends to the name; copy the whole ARN", at.region)
 	default:
-		return unexpectedResponse(at, "the response is for another secret")
+		return at.service().unexpected("the response is for another secret")
 	}
 }
 

@@ -31,22 +31,6 @@ type connection struct {
 	clients  []*http.Client
 }
 
-// identity is a credential and the role that it assumes, if any, with the names of the
-// settings that configure them.
-type identity struct {
-	credential Credential
-	// credentialAt is "aws.credential" or "aws.events.credential".
-	credentialAt string
-	role         *Role
-	// roleAt is "aws.role" or "aws.events.role".
-	roleAt string
-}
-
-// identity returns the identity that reads secrets.
-func (a *Settings) identity() identity {
-	return identity{credential: a.Credential, credentialAt: "aws.credential", role: a.Role, roleAt: "aws.role"}
-}
-
 // newConnection reads the integration's files, and sends no request. The caller must call
 // start before it signs requests, and close in the end.
 func newConnection(cfg provider.Config, in *integration.Integration, id identity) (*connection, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
@@ -46,19 +47,41 @@ func explainRead(ctx context.Context, at *endpoint, ref secret.Ref, err error) *
 	if f := failureOf(err); f != nil {
 		return explainAnswer(at, ref, f, errors.As(err, new(*describeError)))
 	}
+	return explainOutage(ctx, at.service(), err)
+}
+
+// service is what a service of AWS is called in messages.
+type service struct {
+	// name is the service, its region and host.
+	name, host string
+	// expected is what a response is expected to be, such as "the secret".
+	expected string
+	// doing is what a request does, followed by the name: "reading from".
+	doing string
+	// settings are those that determine host.
+	settings string
+}
+
+func (at *endpoint) service() service {
+	return service{name: at.String(), host: at.host, expected: "the secret", doing: "reading from", settings: "aws.fips and aws.endpoints"}
+}
+
+// explainOutage returns the error for a request that got no usable response.
+func explainOutage(ctx context.Context, at service, err error) *secret.Error {
 	if cut := ctx.Err(); cut != nil {
-		return secret.Errorf(secret.ReasonStoreUnavailable, "reading from %s did not finish before the request's deadline", at).WithCause(cut)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s did not finish before the request's deadline", at.doing, at.name).WithCause(cut)
 	}
 	o := egress.OutageOf(err, advice)
+	text := strings.Replace(o.Text, "the secret", at.expected, 1)
 	switch {
 	case o.Text == "":
-		return unexpectedResponse(at, "not an AWS response").WithCause(storeerror.Answered(o.Cause))
+		return at.unexpected("not an AWS response").WithCause(storeerror.Answered(o.Cause))
 	case o.MissingHost != "" && o.MissingHost == at.host:
-		return secret.Errorf(secret.ReasonStoreNotFound, "there is no %s: its name does not exist in the DNS; check the region, and aws.fips and aws.endpoints", at).WithCause(o.Cause)
+		return secret.Errorf(secret.ReasonStoreNotFound, "there is no %s: its name does not exist in the DNS; check the region, and %s", at.name, at.settings).WithCause(o.Cause)
 	case errors.As(err, new(egress.AnswerError)):
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(storeerror.Answered(o.Cause))
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at.name, text).WithCause(storeerror.Answered(o.Cause))
 	default:
-		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at, o.Text).WithCause(o.Cause)
+		return secret.Errorf(secret.ReasonStoreUnavailable, "%s %s", at.name, text).WithCause(o.Cause)
 	}
 }
 
@@ -73,13 +96,7 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 		e.Reason, e.Message = r, fmt.Sprintf(format, args...)
 		return e
 	}
-	switch f.class() {
-	case classThrottled:
-		e.RetryAfter = f.retryAfter
-		if e.RetryAfter == 0 {
-			e.RetryAfter = storeerror.DefaultRetryAfter
-		}
-		return errorf(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at)
+	switch f.class() { //nolint:exhaustive // the others are the same for all services
 	case classNotFound:
 		return errorf(secret.ReasonSecretNotFound, "%s has no secret with that name, or the secret has no such version%s; fix the reference", at, whose(ref))
 	case classState:
@@ -93,19 +110,38 @@ func explainAnswer(at *endpoint, ref secret.Ref, f *failure, describing bool) *s
 			e.Cause = storeerror.NameDenied(f)
 		}
 		return errorf(secret.ReasonStoreAccessDenied, "%s", denied(at, f, describing))
+	default:
+		return at.service().explain(f)
+	}
+}
+
+// explain returns the error for a response other than 200 that does not depend on the request.
+func (at service) explain(f *failure) *secret.Error {
+	e := &secret.Error{Cause: f}
+	errorf := func(r secret.Reason, format string, args ...any) *secret.Error {
+		e.Reason, e.Message = r, fmt.Sprintf(format, args...)
+		return e
+	}
+	switch f.class() { //nolint:exhaustive // the others depend on the request
+	case classThrottled:
+		e.RetryAfter = f.retryAfter
+		if e.RetryAfter == 0 {
+			e.RetryAfter = storeerror.DefaultRetryAfter
+		}
+		return errorf(secret.ReasonStoreThrottled, "%s throttles the broker; wait", at.name)
 	case classKeys:
-		return errorf(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at)
+		return errorf(secret.ReasonStoreAuthenticationFailed, "%s does not know the keys of the integration's identity, or they have expired; renew the credential, and check that the region is enabled for the account", at.name)
 	case classSignature:
-		return errorf(secret.ReasonStoreAuthenticationFailed, "%s refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", at)
+		return errorf(secret.ReasonStoreAuthenticationFailed, "%s refuses the request's signature; check the broker's clock, and that the secret access key belongs to the access key ID", at.name)
 	case classFailing:
 		e.RetryAfter = f.retryAfter
-		return errorf(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at, f.status)
+		return errorf(secret.ReasonStoreUnavailable, "%s is failing (HTTP %d); wait", at.name, f.status)
 	default:
 		e.Cause = storeerror.Answered(f)
 		if f.status >= 300 && f.status < 400 {
-			return errorf(secret.ReasonStoreUnavailable, "%s sent a redirect, which the broker does not follow; check for a proxy or gateway between the broker and AWS", at)
+			return errorf(secret.ReasonStoreUnavailable, "%s sent a redirect, which the broker does not follow; check for a proxy or gateway between the broker and AWS", at.name)
 		}
-		return unexpectedResponse(at, fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
+		return at.unexpected(fmt.Sprintf("HTTP %d", f.status)).WithCause(storeerror.Answered(f))
 	}
 }
 
@@ -130,9 +166,10 @@ func denied(at *endpoint, f *failure, describing bool) string {
 	}
 }
 
-func unexpectedResponse(at *endpoint, what string) *secret.Error {
+// unexpected returns the error for a response that is not one of the service's.
+func (at service) unexpected(what string) *secret.Error {
 	return secret.Errorf(secret.ReasonStoreUnavailable,
-		"the server that responds as %s sent something other than the secret (%s); check for a proxy or gateway between the broker and AWS", at, what).WithCause(storeerror.ErrAnswered)
+		"the server that responds as %s sent something other than %s (%s); check for a proxy or gateway between the broker and AWS", at.name, at.expected, what).WithCause(storeerror.ErrAnswered)
 }
 
 // refusedKeys reports whether err means that AWS refused the keys and that other keys

@@ -23,6 +23,12 @@ func (a *Settings) Facts() (f integration.Facts) {
 		}
 	}
 	f.AddAll("AWS_STORE", "Store", a.Stores)
+	if e := a.Events; e != nil {
+		f.Add("AWS_EVENT_QUEUE", "Event queue", e.QueueURL)
+		if e.Role != nil {
+			f.Add("AWS_EVENT_ROLE", "Role for events", e.Role.ARN)
+		}
+	}
 	if a.Role == nil {
 		f.Add("AWS_REQUIRED_PERMISSION", "To allow", "secretsmanager:GetSecretValue on the secrets, to this identity")
 	}

@@ -53,12 +53,26 @@ func failureOf(err error) *failure {
 	}
 	var api smithy.APIError
 	if f.status >= http.StatusMultipleChoices && errors.As(err, &api) {
-		f.code = storeerror.Plain(api.ErrorCode())
+		f.code = plainCode(api.ErrorCode())
 		message := strings.ToLower(api.ErrorMessage())
-		f.aboutKMS = strings.Contains(message, "kms")
+		f.aboutKMS = strings.Contains(message, "kms") || strings.HasPrefix(f.code, "KMS")
 		f.crossAccount = f.aboutKMS && strings.Contains(message, "different aws account")
 	}
 	return f
+}
+
+// plainCode returns an error code without the parts that SQS writes before it: of
+// "AWS.SimpleQueueService.NonExistentQueue" the last one. For "KMS.Disabled" and
+// "KmsDisabled" it returns "KMSDisabled", as Secrets Manager does.
+func plainCode(code string) string {
+	last := code[strings.LastIndexByte(code, '.')+1:]
+	if rest, ok := strings.CutPrefix(last, "Kms"); ok {
+		return storeerror.Plain("KMS" + rest)
+	}
+	if strings.HasPrefix(code, "KMS.") {
+		return storeerror.Plain("KMS" + last)
+	}
+	return storeerror.Plain(last)
 }
 
 // class groups error codes by what a person can do about them.
@@ -79,20 +93,23 @@ const (
 	classFailing
 )
 
-// classes maps the error codes of Secrets Manager, of STS and those common to all of
+// classes maps the error codes of Secrets Manager, of STS, of SQS and those common to all of
 // AWS. AWS sends some of them with and without "Exception"; the map has them without.
 var classes = map[string]class{
 	"Throttling": classThrottled, "ThrottledException": classThrottled, "RequestThrottled": classThrottled,
 	"TooManyRequests": classThrottled, "RequestLimitExceeded": classThrottled, "BandwidthLimitExceeded": classThrottled,
 	"LimitExceeded": classThrottled, "SlowDown": classThrottled, "ProvisionedThroughputExceeded": classThrottled,
 
-	"ResourceNotFound": classNotFound,
+	"KMSThrottled": classThrottled, "KMSThrottling": classThrottled, "OverLimit": classThrottled,
+
+	"ResourceNotFound": classNotFound, "QueueDoesNotExist": classNotFound, "NonExistentQueue": classNotFound,
 	"InvalidRequest":   classState,
 
 	"DecryptionFailure": classKey, "KMSDisabled": classKey, "KMSInvalidState": classKey, "KMSNotFound": classKey,
+	"KMSOptInRequired": classKey, "KMSInvalidKeyUsage": classKey,
 	"KMSAccessDenied": classDenied,
 
-	"InvalidParameter": classInvalid, "Validation": classInvalid, "ValidationError": classInvalid,
+	"InvalidParameter": classInvalid, "Validation": classInvalid, "ValidationError": classInvalid, "InvalidAddress": classInvalid,
 
 	"AccessDenied": classDenied, "UnauthorizedOperation": classDenied, "NotAuthorized": classDenied,
 

@@ -29,6 +29,9 @@ const (
 	smHost     = "secretsmanager." + region + ".amazonaws.com"
 	stsHost    = "sts." + region + ".amazonaws.com"
 	otherHost  = "secretsmanager.us-east-1.amazonaws.com"
+	sqsHost    = "sqs." + region + ".amazonaws.com"
+	queueURL   = "https://" + sqsHost + "/" + account + "/" + secretsmanager.QueueName
+	queueARN   = "arn:aws:sqs:" + region + ":" + account + ":" + secretsmanager.QueueName
 	roleARN    = "arn:aws:iam::" + account + ":role/team/reader"
 	externalID = "external-id-of-it"
 	baseKey    = "AKIABASE"
@@ -53,9 +56,10 @@ type fake struct {
 	answer func(w http.ResponseWriter, r *http.Request, operation string, body []byte) bool
 }
 
-// call is a request: its operation, and its input for Secrets Manager or STS.
+// call is a request: its operation, and its input for Secrets Manager, STS or SQS.
 type call struct {
 	operation           string
+	MaxNumberOfMessages int
 	SecretId, VersionId string
 	VersionStage        string
 	form                url.Values
@@ -84,7 +88,7 @@ func newFake(t testing.TB) *fake {
 // start serves the hosts with next.
 func (f *fake) start(next http.Handler) {
 	f.next = next
-	f.Serve(f.Certificate(smHost, otherHost, stsHost), http.HandlerFunc(f.serve), smHost, otherHost, stsHost)
+	f.Serve(f.Certificate(smHost, otherHost, stsHost, sqsHost), http.HandlerFunc(f.serve), smHost, otherHost, stsHost, sqsHost)
 }
 
 // serve records the operation and calls the test's handler.
@@ -95,14 +99,14 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	var c call
-	var ok bool
-	if c.operation, ok = strings.CutPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager."); ok {
+	target := r.Header.Get("X-Amz-Target")
+	if _, c.operation, _ = strings.Cut(target, "."); target != "" {
 		err = json.Unmarshal(body, &c)
 	} else if c.form, err = url.ParseQuery(string(body)); err == nil {
 		c.operation = c.form.Get("Action")
 	}
 	switch c.operation {
-	case "GetSecretValue", "DescribeSecret", "AssumeRole", "AssumeRoleWithWebIdentity":
+	case "GetSecretValue", "DescribeSecret", "AssumeRole", "AssumeRoleWithWebIdentity", "ReceiveMessage", "DeleteMessageBatch", "GetQueueAttributes":
 	default:
 		f.Errorf("operation %q: %v", c.operation, err)
 	}

@@ -17,13 +17,21 @@ func Spec() integration.Spec {
 		Mutable: []string{
 			"aws.stores", "aws.account_id", "aws.role.arn", "aws.role.duration", "aws.role.source_identity", "aws.role.tags",
 			"aws.fips", "aws.sts_region", "aws.rotation_dates", "aws.credential.type=static",
+			"aws.events.queue_url", "aws.events.credential.type=static",
+			"aws.events.role.arn", "aws.events.role.duration", "aws.events.role.source_identity", "aws.events.role.tags",
 		},
 		// An owner who could choose the external ID could choose the one by which
 		// another integration's role recognises the broker.
-		Immutable:   []string{"aws.role.external_id"},
-		Credentials: []string{"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token"},
-		Generated:   "role.external_id",
-		Choices:     map[string][]string{"aws.credential.type": integration.ChoiceNames(credentialRules)},
+		Immutable: []string{"aws.role.external_id", "aws.events.role.external_id"},
+		Credentials: []string{
+			"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token",
+			"aws.events.credential.access_key_id", "aws.events.credential.secret_access_key", "aws.events.credential.session_token",
+		},
+		Generated: "role.external_id",
+		Choices: map[string][]string{
+			"aws.credential.type":        integration.ChoiceNames(credentialRules),
+			"aws.events.credential.type": integration.ChoiceNames(credentialRules),
+		},
 		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
@@ -71,6 +79,8 @@ type Settings struct {
 	// RotationDates limits the time for which a value is valid by the date of the
 	// secret's next rotation. It costs a second request for each read.
 	RotationDates bool
+	// Events is the source of events; nil if there is none.
+	Events *Events
 }
 
 // Role is a role that an integration's credential assumes.
@@ -171,8 +181,12 @@ func (a *Settings) Canonical(store string) string {
 
 // hosts returns the hosts that requests go to, without ports.
 func (a *Settings) hosts() []string {
-	hosts := make([]string, 0, len(a.Endpoints)+1)
-	for _, endpoint := range append(slices.Collect(maps.Values(a.Endpoints)), a.STSEndpoint) {
+	hosts := make([]string, 0, len(a.Endpoints)+2)
+	endpoints := append(slices.Collect(maps.Values(a.Endpoints)), a.STSEndpoint)
+	if a.Events != nil {
+		endpoints = append(endpoints, a.Events.Endpoint)
+	}
+	for _, endpoint := range endpoints {
 		host, _, _ := strings.Cut(strings.TrimPrefix(endpoint, "https://"), ":")
 		hosts = append(hosts, host)
 	}

@@ -25,6 +25,13 @@ type section struct {
 	Dial            map[string]string `yaml:"dial"`
 	PrivateEndpoint bool              `yaml:"private_endpoint"`
 	RotationDates   bool              `yaml:"rotation_dates"`
+	Events          eventsSection     `yaml:"events"`
+}
+
+type eventsSection struct {
+	QueueURL   string            `yaml:"queue_url"`
+	Credential credentialSection `yaml:"credential"`
+	Role       roleSection       `yaml:"role"`
 }
 
 type roleSection struct {
@@ -76,8 +83,8 @@ func (p parser) settings(s *section) *Settings {
 	a := &Settings{PrivateEndpoint: s.PrivateEndpoint, RotationDates: s.RotationDates}
 	listed := p.Stores("aws.stores", s.Stores, secret.KindAWSSecretsManager, "at least one store is required, such as https://secretsmanager.eu-west-1.amazonaws.com")
 	stores := integration.StoreNames(listed)
-	a.Credential = p.credential(s.Credential)
-	a.Role = p.role(s.Role, a.Credential.Type)
+	a.Credential = p.credential("aws.credential", s.Credential)
+	a.Role = p.role("aws.role", s.Role, a.Credential.Type)
 	a.AccountID = p.account(s, a)
 	for _, store := range stores {
 		for _, same := range a.Aliases(store) {
@@ -87,15 +94,16 @@ func (p parser) settings(s *section) *Settings {
 		}
 	}
 	p.endpoints(s, a, stores)
+	a.Events = p.events(s, a)
 	p.partition(a, listed)
 	a.CAFile = p.File("aws.ca_file", s.CAFile, integration.UseCA)
 	a.Dial = p.Dial("aws.dial", s.Dial, a.hosts(), "not the host of an endpoint; nothing else is contacted")
 	return a
 }
 
-func (p parser) credential(s credentialSection) Credential {
+func (p parser) credential(at string, s credentialSection) Credential {
 	c := Credential{Type: CredentialType(s.Type)}
-	integration.ParseCredential(p.Parser, "aws.credential", c.Type, credentialRules,
+	integration.ParseCredential(p.Parser, at, c.Type, credentialRules,
 		integration.CredentialSetting{Name: "access_key_id_file", Value: s.AccessKeyIDFile, To: &c.AccessKeyIDFile, Storable: true},
 		integration.CredentialSetting{Name: "secret_access_key_file", Value: s.SecretAccessKeyFile, To: &c.SecretAccessKeyFile, Storable: true},
 		integration.CredentialSetting{Name: "session_token_file", Value: s.SessionTokenFile, To: &c.SessionTokenFile, Storable: true},
@@ -120,8 +128,7 @@ func matching(pattern *regexp.Regexp, fault string) func(string) string {
 }
 
 // role returns nil if the section has no role.
-func (p parser) role(s roleSection, credential CredentialType) *Role {
-	const at = "aws.role"
+func (p parser) role(at string, s roleSection, credential CredentialType) *Role {
 	if !p.Has(at) {
 		return nil
 	}
@@ -130,7 +137,7 @@ func (p parser) role(s roleSection, credential CredentialType) *Role {
 		p.Fault(at+".arn", "expected the ARN of the role to assume, arn:aws:iam::ACCOUNT:role/NAME")
 	}
 	switch {
-	case !p.Has(at + ".external_id"):
+	case r.ExternalID == "" && !p.Has(at+".external_id"):
 		p.Fault(at+".external_id", "missing; it is required: a unique identifier, for example from uuidgen, that the role's trust policy requires")
 	case !externalIDPattern.MatchString(r.ExternalID):
 		p.Fault(at+".external_id", "expected 2 to 1224 letters, digits and characters of +=,.@:/_-")
@@ -200,9 +207,16 @@ func (p parser) partition(a *Settings, stores []integration.ListedStore) {
 			p.Fault(path, "a role of the partition %s, but aws.stores are of %s", m[1], of.ID)
 		}
 	}
-	check("aws.credential.role_arn", a.Credential.RoleARN)
-	if a.Role != nil {
-		check("aws.role.arn", a.Role.ARN)
+	for _, id := range a.identities() {
+		check(id.credentialAt+".role_arn", id.credential.RoleARN)
+		if id.role != nil {
+			check(id.roleAt+".arn", id.role.ARN)
+		}
+	}
+	if a.Events != nil && a.Events.Region != "" {
+		if in, _ := secret.AWSPartitionOf(a.Events.Region); in != of {
+			p.Fault("aws.events.queue_url", "a queue of the partition %s, but aws.stores are of %s", in.ID, of.ID)
+		}
 	}
 	if in, ok := secret.AWSPartitionOf(a.STSRegion); ok && in != of {
 		p.Fault("aws.sts_region", "a region of the partition %s, but aws.stores are of %s", in.ID, of.ID)
@@ -244,7 +258,7 @@ func (p parser) endpoints(s *section, a *Settings, stores []string) {
 // rules of the AWS SDKs.
 func hostOf(service, region string, fips bool) string {
 	partition, _ := secret.AWSPartitionOf(region)
-	if fips && (service != "sts" || partition.ID != "aws-us-gov") { // there the plain name is a FIPS endpoint
+	if fips && (service == "secretsmanager" || partition.ID != "aws-us-gov") { // there the plain names of the others are FIPS endpoints
 		service += "-fips"
 	}
 	return "https://" + service + "." + region + partition.Suffix
@@ -260,36 +274,4 @@ func (p parser) url(path, s string) string {
 		return ""
 	}
 	return "https://" + rest
-}
-
-// List implements integration.Settings.
-func (a *Settings) List() []integration.Setting {
-	settings := slices.Concat(
-		integration.Elements("aws.stores", a.Stores),
-		[]integration.Setting{
-			{Name: "aws.account_id", Value: a.AccountID},
-			{Name: "aws.credential.type", Value: string(a.Credential.Type)},
-			{Name: "aws.credential.profile", Value: a.Credential.Profile},
-			{Name: "aws.credential.role_arn", Value: a.Credential.RoleARN},
-		},
-	)
-	if r := a.Role; r != nil {
-		settings = slices.Concat(settings, []integration.Setting{
-			{Name: "aws.role.arn", Value: r.ARN},
-			{Name: "aws.role.external_id", Value: r.ExternalID},
-			{Name: "aws.role.duration", Value: r.Duration.String()},
-			{Name: "aws.role.source_identity", Value: r.SourceIdentity},
-		}, integration.Table("aws.role.tags", r.Tags))
-	}
-	return slices.Concat(settings,
-		integration.Table("aws.endpoints", a.Endpoints),
-		[]integration.Setting{
-			{Name: "aws.sts_region", Value: a.STSRegion},
-			{Name: "aws.sts_endpoint", Value: a.STSEndpoint},
-			{Name: "aws.rotation_dates", Value: integration.IfSet(a.RotationDates)},
-			{Name: "aws.private_endpoint", Value: integration.IfSet(a.PrivateEndpoint)},
-			{Name: "aws.ca_file", Value: integration.IfFile(a.CAFile)},
-		},
-		integration.Table("aws.dial", a.Dial),
-	)
 }

@@ -62,6 +62,10 @@ func TestAWSCloudPolicies(t *testing.T) {
 	for i, parts := range [][]string{
 		{`"AWS": "arn:aws:iam::999999999999:role/broker"`, `"sts:TagSession"`, `"sts:SetSourceIdentity"`, `"sts:ExternalId": "5d1c7a52-`},
 		{"secretsmanager:DescribeSecret", "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/*", "arn:aws:secretsmanager:us-east-1:123456789012:secret:*", "arn:aws:secretsmanager:eu-west-1:210987654321:secret:*"},
+		{`"arn:aws:iam::<ACCOUNT>:role/<THE BROKER'S ROLE>"`, `"sts:ExternalId": "5d1c7a52-`},
+		{`"sqs:ReceiveMessage",`, `"sqs:DeleteMessage",`, `"sqs:GetQueueAttributes"`, `"arn:aws:sqs:eu-west-1:210987654321:secret-events"`},
+		{`"Service": "events.amazonaws.com"`, `"sqs:SendMessage"`, `"aws:SourceArn": "arn:aws:events:eu-west-1:210987654321:rule/secret-events"`},
+		{`"source": [`, `"aws.secretsmanager"`, `"detail-type": [`, `"Secret Label Updated"`},
 	} {
 		for _, part := range parts {
 			if !strings.Contains(full[i].JSON, part) {

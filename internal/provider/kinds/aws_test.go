@@ -35,6 +35,10 @@ aws:
   dial: {sts-fips.eu-west-1.amazonaws.com: "10.0.0.4:443"}
   private_endpoint: true
   rotation_dates: true
+  events:
+    queue_url: https://SQS.eu-west-1.amazonaws.com:443/210987654321/secret-events
+    credential: {type: static, access_key_id_file: id, secret_access_key_file: key}
+    role: {arn: "arn:aws:iam::210987654321:role/events", duration: 1h}
 grants:
   - principals: [spiffe://example.org/a]
     secrets: [prod/*]
@@ -73,13 +77,19 @@ func TestParseFullAWS(t *testing.T) {
 			CAFile:          "/etc/integrations/ca.pem",
 			Dial:            map[string]string{"sts-fips.eu-west-1.amazonaws.com": "10.0.0.4:443"},
 			PrivateEndpoint: true, RotationDates: true,
+			Events: &awssm.Events{
+				QueueURL: "https://sqs.eu-west-1.amazonaws.com/210987654321/secret-events",
+				Region:   "eu-west-1", Account: "210987654321", Queue: "secret-events", Endpoint: "https://sqs-fips.eu-west-1.amazonaws.com",
+				Credential: &awssm.Credential{Type: awssm.Static, AccessKeyIDFile: "/etc/integrations/id", SecretAccessKeyFile: "/etc/integrations/key"},
+				Role:       &awssm.Role{ARN: "arn:aws:iam::210987654321:role/events", ExternalID: "5d1c7a52-9c1b-4a7e-9f25-6b1e0c9d4a10", Duration: time.Hour},
+			},
 		},
 		Placement: integration.Placement{Cloud: "aws"},
 	}
 	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy")); diff != "" {
 		t.Error(diff)
 	}
-	refs := []integration.NamedFile{{Path: "/etc/integrations/token", Use: integration.UseToken}, {Path: "/etc/integrations/ca.pem", Use: integration.UseCA}}
+	refs := []integration.NamedFile{{Path: "/etc/integrations/token", Use: integration.UseToken}, {Path: "/etc/integrations/id"}, {Path: "/etc/integrations/key"}, {Path: "/etc/integrations/ca.pem", Use: integration.UseCA}}
 	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(integration.NamedFile{})); diff != "" {
 		t.Error(diff)
 	}
@@ -87,7 +97,7 @@ func TestParseFullAWS(t *testing.T) {
 	for _, s := range got.Integration.ListSettings() {
 		names[s.Name] = true
 	}
-	for _, name := range []string{"aws.stores", "aws.role.external_id", "aws.endpoints[eu-west-1]", "aws.role.tags[team]"} {
+	for _, name := range []string{"aws.stores", "aws.role.external_id", "aws.endpoints[eu-west-1]", "aws.role.tags[team]", "aws.events.queue_url", "aws.events.credential.type", "aws.events.role.arn"} {
 		if !names[name] {
 			t.Errorf("the settings have no %s", name)
 		}
@@ -165,6 +175,8 @@ const (
 
 func TestParseAWSFaults(t *testing.T) {
 	with := func(section string) string { return soundAWS + section }
+	const soundQueue = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
+	queue := func(url string) string { return with("  events: {queue_url: " + url + "}\n") }
 	role := func(more string) string {
 		return strings.Replace(soundAWS, "external_id: xy}", "external_id: xy, "+more+"}", 1)
 	}
@@ -206,6 +218,31 @@ func TestParseAWSFaults(t *testing.T) {
 		{"odd sts endpoint", with("  sts_endpoint: \"https://u@sts.example.org\"\n"), "aws.sts_endpoint: expected https://HOST with nothing after it"},
 		{"dialling elsewhere", with("  dial: {sts.us-east-1.amazonaws.com: \"10.0.0.1:443\"}\n"), "aws.dial[sts.us-east-1.amazonaws.com]: not the host of an endpoint; nothing else is contacted"},
 		{"dialling nowhere", with("  dial: {sts.eu-west-1.amazonaws.com: \"10.0.0.1\"}\n"), "aws.dial[sts.eu-west-1.amazonaws.com]: expected the address to connect to, host:port, such as 127.0.0.1:8444"},
+		{"events without a queue", with("  events: {}\n"), "aws.events.queue_url: missing; it is required: the URL of the SQS queue"},
+		{"events of nothing", with("  events: {role: {arn: \"arn:aws:iam::123456789012:role/r\"}}\n"), "aws.events.queue_url: missing"},
+		{"a queue", queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q"), ""},
+		{"a queue of another account and region", queue("https://sqs.us-east-1.amazonaws.com/210987654321/q"), ""},
+		{"a queue's ARN", queue("arn:aws:sqs:eu-west-1:123456789012:q"), "aws.events.queue_url: this is an ARN; expected https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"},
+		{"a queue without TLS", queue("http://sqs.eu-west-1.amazonaws.com/123456789012/q"), "aws.events.queue_url: expected https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"},
+		{"a queue elsewhere", queue("https://sqs.example.org/123456789012/q"), "aws.events.queue_url: not a regional endpoint of SQS"},
+		{"a queue at an address", queue("https://sqs.eu-west-1.amazonaws.com@169.254.169.254/123456789012/q"), "aws.events.queue_url: not a regional endpoint of SQS"},
+		{"a queue with a port", queue("https://sqs.eu-west-1.amazonaws.com:8443/123456789012/q"), "aws.events.queue_url: not a regional endpoint of SQS"},
+		{"a queue of the wrong partition", queue("https://sqs.cn-north-1.amazonaws.com/123456789012/q"), "aws.events.queue_url: not a regional endpoint of SQS"},
+		{"a queue of another partition", queue("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q"), "aws.events.queue_url: a queue of the partition aws-cn, but aws.stores are of aws"},
+		{"a queue at an old endpoint", queue("https://eu-west-1.queue.amazonaws.com/123456789012/q"), "aws.events.queue_url: an endpoint of an older form"},
+		{"a queue at a FIPS endpoint", queue("https://sqs-fips.us-east-1.amazonaws.com/123456789012/q"), "aws.events.queue_url: a FIPS endpoint; write sqs.us-east-1.amazonaws.com and set aws.fips"},
+		{"a queue at a VPC endpoint", queue("https://vpce-1-2.sqs.eu-west-1.vpce.amazonaws.com/123456789012/q"), "aws.events.queue_url: a VPC endpoint"},
+		{"a queue without an account", queue("https://sqs.eu-west-1.amazonaws.com/q"), "aws.events.queue_url: an account's 12 digits must follow the host"},
+		{"a queue without a name", queue("https://sqs.eu-west-1.amazonaws.com/123456789012"), "aws.events.queue_url: the queue's name must follow the account"},
+		{"a queue with a query", queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q?a=b"), "aws.events.queue_url: the queue's name must follow the account"},
+		{"a FIFO queue", queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q.fifo"), "aws.events.queue_url: a FIFO queue"},
+		{"half a credential for events", queue(soundQueue + ", credential: {type: static, access_key_id_file: f}"), "aws.events.credential.secret_access_key_file: missing"},
+		{"a role for events without an external id", headAWS + "  account_id: \"012345678901\"\n  credential: {type: default}\n  events: {queue_url: " + soundQueue + ", role: {arn: \"arn:aws:iam::123456789012:role/r\"}}\n",
+			"aws.events.role.external_id: missing"},
+		{"a role for events of another partition", queue(soundQueue + ", role: {arn: \"arn:aws-cn:iam::123456789012:role/r\"}"), "aws.events.role.arn: a role of the partition aws-cn, but aws.stores are of aws"},
+		{"chained session for events too long", queue(soundQueue + ", role: {arn: \"arn:aws:iam::123456789012:role/r\", duration: 2h}, credential: {type: web_identity, token_file: f, role_arn: \"arn:aws:iam::999999999999:role/r\"}"),
+			"aws.events.role.duration: at most 1h"},
+		{"dialling the queue", queue(soundQueue) + "  dial: {sqs.eu-west-1.amazonaws.com: \"10.0.0.1:443\"}\n", ""},
 		{"unknown setting", with("  region: eu-west-1\n"), `aws: unknown setting "region"`},
 		{"grant for another store", with("grants:\n  - principals: [spiffe://example.org/a]\n    stores: [https://secretsmanager.eu-west-2.amazonaws.com]\n"), "grants[0].stores[0]: not a store of the integration"},
 	} {
@@ -224,12 +261,12 @@ func TestParseAWSFaults(t *testing.T) {
 
 // In GovCloud, the plain name of STS is a FIPS endpoint.
 func TestAWSEndpoints(t *testing.T) {
-	gov := strings.NewReplacer("eu-west-1", "us-gov-west-1", "arn:aws:", "arn:aws-us-gov:").Replace(soundAWS) + "  fips: true\n"
+	gov := strings.NewReplacer("eu-west-1", "us-gov-west-1", "arn:aws:", "arn:aws-us-gov:").Replace(soundAWS+"  events: {queue_url: https://sqs.eu-west-1.amazonaws.com/123456789012/q}\n") + "  fips: true\n"
 	got := All().ParseFile("/x.yaml", []byte(gov), sound)
 	if err := got.Faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	if a := got.Integration.Settings.(*awssm.Settings); a.STSEndpoint != "https://sts.us-gov-west-1.amazonaws.com" || a.Endpoints["us-gov-west-1"] != "https://secretsmanager-fips.us-gov-west-1.amazonaws.com" {
+	if a := got.Integration.Settings.(*awssm.Settings); a.STSEndpoint != "https://sts.us-gov-west-1.amazonaws.com" || a.Endpoints["us-gov-west-1"] != "https://secretsmanager-fips.us-gov-west-1.amazonaws.com" || a.Events.Endpoint != "https://sqs.us-gov-west-1.amazonaws.com" {
 		t.Errorf("STS at %s, endpoints %v", a.STSEndpoint, a.Endpoints)
 	}
 	region, account := got.Integration.Settings.(*awssm.Settings).Place("https://secretsmanager.us-gov-west-1.amazonaws.com")

@@ -36,6 +36,12 @@ var settingClasses = map[string]string{
 	"aws.credential.type=static": byOwner, "aws.credential.type=profile": closes, "aws.credential.type=web_identity": closes, "aws.credential.type=default": closes,
 	"aws.credential.access_key_id_file": closes, "aws.credential.secret_access_key_file": closes, "aws.credential.session_token_file": closes,
 	"aws.credential.credentials_file": closes, "aws.credential.profile": closes, "aws.credential.token_file": closes, "aws.credential.role_arn": closes,
+	"aws.events.queue_url": byOwner,
+	"aws.events.role.arn":  byOwner, "aws.events.role.duration": byOwner, "aws.events.role.source_identity": byOwner, "aws.events.role.tags": byOwner,
+	"aws.events.role.external_id":       byOperator,
+	"aws.events.credential.type=static": byOwner, "aws.events.credential.type=profile": closes, "aws.events.credential.type=web_identity": closes, "aws.events.credential.type=default": closes,
+	"aws.events.credential.access_key_id_file": closes, "aws.events.credential.secret_access_key_file": closes, "aws.events.credential.session_token_file": closes,
+	"aws.events.credential.credentials_file": closes, "aws.events.credential.profile": closes, "aws.events.credential.token_file": closes, "aws.events.credential.role_arn": closes,
 	"aws.endpoints": closes, "aws.sts_endpoint": closes, "aws.ca_file": closes, "aws.dial": closes, "aws.private_endpoint": closes,
 
 	"gcp.projects": byOwner, "gcp.impersonate_service_account": byOwner, "gcp.credential.type=service_account_key": byOwner,

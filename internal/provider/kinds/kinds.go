@@ -24,7 +24,7 @@ var list = []struct {
 	events func(provider.Config) provider.EventOpener
 }{
 	{spec: azurekv.Spec(), opener: azurekv.Opener},
-	{spec: awssm.Spec(), opener: awssm.Opener},
+	{spec: awssm.Spec(), opener: awssm.Opener, events: awssm.EventOpener},
 	{spec: gcpsm.Spec(), opener: gcpsm.Opener},
 	{spec: vaultkv.Spec(), opener: vaultkv.Opener, keeps: vaultkv.Keeps},
 	{spec: localfile.Spec(), opener: localfile.Opener, events: localfile.EventOpener},

@@ -28,6 +28,8 @@ func TestStoredCredentials(t *testing.T) {
 		{"azure certificate", azure + "client_certificate}\n", []string{"azure.credential.certificate"}, "", "azure.credential.client_secret"},
 		{"azure token", azure + "workload_identity}\n", nil, "", "azure.credential.token"},
 		{"aws keys", aws + "static}\n", []string{"aws.credential.access_key_id", "aws.credential.secret_access_key"}, "aws.credential.session_token", "aws.credential.profile"},
+		{"aws keys for events", aws + "default}\n  events: {queue_url: 'https://sqs.eu-west-1.amazonaws.com/111122223333/q', credential: {type: static}}\n",
+			[]string{"aws.events.credential.access_key_id", "aws.events.credential.secret_access_key"}, "aws.events.credential.session_token", "aws.credential.access_key_id"},
 		{"aws profile", aws + "profile, profile: p}\n", nil, "", "aws.credential.credentials"},
 		{"aws web identity", aws + "web_identity, role_arn: 'arn:aws:iam::111122223333:role/r'}\n", nil, "", "aws.credential.token"},
 		{"gcp key", gcp + "service_account_key}\n", []string{"gcp.credential.key"}, "", "gcp.credential.config"},
@@ -87,6 +89,9 @@ func TestDocumentCredentialFilesOfKinds(t *testing.T) {
 	for document, want := range map[string][]string{
 		"id: x\nkind: AWS_SECRETS_MANAGER\naws: {credential: {type: static, access_key_id_file: a, secret_access_key_file: b, session_token_file: c}}\n": {
 			"aws.credential.access_key_id", "aws.credential.secret_access_key", "aws.credential.session_token",
+		},
+		"id: x\nkind: AWS_SECRETS_MANAGER\naws: {events: {credential: {type: static, access_key_id_file: a, secret_access_key_file: b}}}\n": {
+			"aws.events.credential.access_key_id", "aws.events.credential.secret_access_key",
 		},
 		"id: x\nkind: AWS_SECRETS_MANAGER\naws: {credential: {type: profile, credentials_file: a}}\n":                nil,
 		"id: x\nkind: GCP_SECRET_MANAGER\ngcp: {credential: {type: service_account_key, key_file: a}}\n":             {"gcp.credential.key"},
