@@ -86,7 +86,7 @@ func explainOutage(ctx context.Context, at service, err error) *secret.Error {
 }
 
 // String returns the endpoint's name in messages.
-func (p *endpoint) String() string { return "Secrets Manager in " + p.region + " (" + p.host + ")" }
+func (at *endpoint) String() string { return "Secrets Manager in " + at.region + " (" + at.host + ")" }
 
 // explainAnswer returns the error for a response other than 200. describing means
 // that it is a response to DescribeSecret.

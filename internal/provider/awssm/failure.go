@@ -103,7 +103,7 @@ var classes = map[string]class{
 	"KMSThrottled": classThrottled, "KMSThrottling": classThrottled, "OverLimit": classThrottled,
 
 	"ResourceNotFound": classNotFound, "QueueDoesNotExist": classNotFound, "NonExistentQueue": classNotFound,
-	"InvalidRequest":   classState,
+	"InvalidRequest": classState,
 
 	"DecryptionFailure": classKey, "KMSDisabled": classKey, "KMSInvalidState": classKey, "KMSNotFound": classKey,
 	"KMSOptInRequired": classKey, "KMSInvalidKeyUsage": classKey,

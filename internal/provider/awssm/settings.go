@@ -32,7 +32,7 @@ func Spec() integration.Spec {
 			"aws.credential.type":        integration.ChoiceNames(credentialRules),
 			"aws.events.credential.type": integration.ChoiceNames(credentialRules),
 		},
-		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
 
