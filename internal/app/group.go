@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -38,4 +39,21 @@ func (g *group) run(name string, part func(context.Context) error) {
 func (g *group) wait() error {
 	defer g.stop()
 	return g.eg.Wait()
+}
+
+// wait waits for d or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// closing calls closeIt, and sets *err to its error if *err is nil.
+func closing(err *error, closeIt func() error) {
+	if e := closeIt(); e != nil && *err == nil {
+		*err = e
+	}
 }

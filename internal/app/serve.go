@@ -31,6 +31,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/resolve"
+	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
 	"github.com/secretbroker/secretbroker/internal/watch"
@@ -103,6 +104,8 @@ type process struct {
 	reload func() (*config.Config, error)
 	// onHub, if not nil, is called with the Hub that notices changes of watched secrets.
 	onHub func(*watch.Hub)
+	// eventOpeners, if not nil, replace the openers of sources of events.
+	eventOpeners map[secret.Kind]provider.EventOpener
 	// onReady, if not nil, is called when the broker is ready.
 	onReady func(listening)
 }
@@ -169,6 +172,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
+	receiver := newReceiver(proc.eventOpeners, log)
 	integrations, err := openIntegrations(ctx, cfg, log, denials.fromDatabase, func(removed, changed []*integration.Integration) {
 		for _, in := range removed {
 			stores.Remove(in.ID)
@@ -178,6 +182,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			stores.Keep(in)
 		}
 		hub.IntegrationsChanged(removed, changed)
+		receiver.IntegrationsChanged()
 	})
 	if err != nil {
 		return err
@@ -238,6 +243,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		ComputesVersions: versionKey != nil,
 	})
 	hub.SetReader(resolver)
+	receiveFor(receiver, others.leased(integrations), hub, values, others, resolver)
 	if proc.onHub != nil {
 		proc.onHub(hub)
 	}
@@ -318,6 +324,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("tls", identity.Run)
 	parts.run("denials", denials.run)
 	parts.run("watch", hub.Run)
+	parts.run("events", receiver.Run)
 	parts.run("watchers", func(ctx context.Context) error { return noteWatchers(ctx, hub, integrations, uses) })
 	parts.run("validation", working.Run)
 	parts.run("integrations", integrations.Run)
@@ -374,22 +381,5 @@ func callLimits(cfg *config.Config) admission.Limits {
 		PerSecond: cfg.Limits.MaxCallsPerSecondPerPrincipal,
 		PerCaller: cfg.Limits.MaxConcurrentCallsPerPrincipal,
 		Total:     cfg.Limits.MaxConcurrentCalls,
-	}
-}
-
-// wait waits for d or until ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-// closing calls closeIt, and sets *err to its error if *err is nil.
-func closing(err *error, closeIt func() error) {
-	if e := closeIt(); e != nil && *err == nil {
-		*err = e
 	}
 }
