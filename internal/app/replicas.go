@@ -30,6 +30,18 @@ func (r *replicas) superseded(k *cache.Key, version string, readAt time.Time) bo
 	return r.tracker != nil && r.tracker.Superseded(replica.Key{Integration: k.Integration, Store: k.Store, Name: k.Name, Version: k.Version}, version, readAt)
 }
 
+// readWatched is a watch.Config.Share.
+func (r *replicas) readWatched(k watch.Key, scheme, version string, readAt time.Time, interval time.Duration) watch.Turn {
+	switch {
+	case r.tracker == nil, scheme == replica.SchemeNone:
+		return watch.Alone
+	case r.tracker.ReadWatched(replica.Key(k), scheme, version, readAt, interval):
+		return watch.Mine
+	default:
+		return watch.Others
+	}
+}
+
 // start creates the lease of this replica, before it reads a secret. The name is that of
 // the replica; scheme is as in replica.Config.
 func (r *replicas) start(ctx context.Context, c replica.Config, integrations registry.Store, values *cache.Cache, hub *watch.Hub) error {
@@ -48,6 +60,9 @@ func (r *replicas) start(ctx context.Context, c replica.Config, integrations reg
 	c.DropAll = values.DropAll
 	c.Hint = func(k replica.Key, version string) {
 		hub.Seen(cache.Key{Integration: k.Integration, Store: k.Store, Name: k.Name, Version: k.Version}, version)
+	}
+	c.Fresh = func(k replica.Key, version string, began time.Time) {
+		hub.ReadElsewhere(cache.Key{Integration: k.Integration, Store: k.Store, Name: k.Name, Version: k.Version}, version, began)
 	}
 	t := replica.New(c)
 	ctx, cancel := context.WithTimeout(ctx, databaseTime)

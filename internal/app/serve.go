@@ -163,8 +163,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	m.watchDenials(denials)
 
-	hub := newHub(cfg.Watch, m)
 	others := &replicas{}
+	hub := newHub(cfg.Watch, m, others)
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Loaded: hub.Loaded, Superseded: others.superseded, Logger: log})
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}

@@ -99,7 +99,7 @@ func noteWatchers(ctx context.Context, hub *watch.Hub, integrations registry.Sto
 }
 
 // newHub returns the Hub of the notices of changed secrets.
-func newHub(cfg config.Watch, m *metrics) *watch.Hub {
+func newHub(cfg config.Watch, m *metrics, others *replicas) *watch.Hub {
 	lag := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "secretbroker_watch_notice_delay_seconds",
 		Help:    "Time from when the broker learned of a new version of a secret until it told a watcher with CHANGED. It includes watch.splay.",
@@ -110,6 +110,7 @@ func newHub(cfg config.Watch, m *metrics) *watch.Hub {
 		MaxItems: cfg.MaxItems, MaxItemsPerPrincipal: cfg.MaxItemsPerPrincipal, MaxSecretsPerPrincipal: cfg.MaxSecretsPerPrincipal,
 		MaxReadsPerSecond: cfg.MaxReadsPerSecond,
 		Lag:               func(d time.Duration) { lag.Observe(d.Seconds()) },
+		Share:             others.readWatched,
 	})
 	gauge := func(name, help string, read func(watch.Stats) int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_watch_" + name, Help: help},
@@ -126,7 +127,10 @@ func newHub(cfg config.Watch, m *metrics) *watch.Hub {
 	m.registry.MustRegister(lag, prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_watch_reads_total",
 		Help: "Reads that the broker began because a secret is watched. Some were answered from the cache.",
-	}, func() float64 { return float64(hub.Stats().Reads) }))
+	}, func() float64 { return float64(hub.Stats().Reads) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_watch_postponed_reads_total",
+		Help: "How often this replica has postponed the next read of a watched secret because another replica had read it.",
+	}, func() float64 { return float64(hub.Stats().Postponed) }))
 	return hub
 }
 

@@ -28,7 +28,7 @@ type database struct {
 
 type stored struct {
 	Row
-	readAt, forcedAt, writtenAt time.Duration
+	readAt, forcedAt, freshAt, writtenAt time.Duration
 }
 
 type lease struct {
@@ -92,7 +92,8 @@ func (d *database) Changes(ctx context.Context, since int64) (Changes, error) {
 	for _, s := range d.rows {
 		if s.Seq > since {
 			r := s.Row
-			r.Age, r.ForcedAge, r.Written = now-s.readAt, now-s.forcedAt, now-s.writtenAt
+			r.Age, r.ForcedAge, r.FreshAge, r.Written = now-s.readAt, now-s.forcedAt, now-s.freshAt, now-s.writtenAt
+			r.ForcedMark = int64(s.forcedAt)
 			c.Rows = append(c.Rows, r)
 		}
 	}
@@ -122,15 +123,23 @@ func (d *database) WriteSightings(ctx context.Context, by string, all []Sighting
 		if v.Forced {
 			n.ForcedBy, n.forcedAt = by, now-v.ForcedAge
 		}
+		if v.Fresh {
+			n.FreshBy, n.freshAt = by, now-v.FreshAge
+		}
 		o := d.rows[v.ID]
 		if o == nil {
 			d.rows[v.ID] = n
 			continue
 		}
-		later := v.Seen != "" && (n.readAt >= o.readAt || o.readAt > now)
+		later := v.Seen != "" && !v.Confirmation && (n.readAt >= o.readAt || o.readAt > now)
 		forced := v.Forced && (n.forcedAt > o.forcedAt || o.forcedAt > now)
-		if !forced && !(later && v.Seen != o.Seen) {
+		other := later && v.Seen != o.Seen
+		fresh := v.Fresh && v.Seen == o.Seen && (n.freshAt > o.freshAt || o.freshAt > now)
+		if !forced && !fresh && !other {
 			continue
+		}
+		if fresh || other {
+			o.Fresh, o.freshAt, o.FreshBy = v.Fresh, n.freshAt, n.FreshBy
 		}
 		o.Seq, o.writtenAt = d.seq, now
 		if later {

@@ -28,6 +28,15 @@
 // time-to-live ends. A jump of the database's clock shows as a row that is older than the
 // last poll that did not have it; the replica then takes the row for new.
 //
+// # Watched secrets
+//
+// A replica whose clients watch a secret reads it again in time. After such a read it writes
+// when the read began (Tracker.ReadWatched), with the version that the row has already. The
+// other replicas postpone their own reads (Config.Fresh). If they do not get the row, they
+// read. What is not known makes a row appear older here, because an old row causes a read.
+//
+// # Limits
+//
 // Two replicas that see versions in turns, because a store is not consistent, drop each
 // other's reads. The number of drops of one secret is limited (see dropBurst), and beyond
 // it they are delayed.

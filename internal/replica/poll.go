@@ -67,10 +67,10 @@ func (t *Tracker) pollAnd(ctx context.Context, finish func()) error {
 	for i := range c.Rows {
 		row := &c.Rows[i]
 		if !first && row.Written > ended.Sub(previous)+jumpSlack {
-			row.Age, row.ForcedAge = 0, 0 // the clock has jumped, or this machine was suspended
+			row.Age, row.ForcedAge, row.Fresh = 0, 0, false // the clock has jumped, or this machine was suspended
 			t.unsettled = ended.Add(leaseTime)
 		}
-		if a, ok := t.take(row, ended); ok && !first {
+		if a, ok := t.take(row, began, ended); ok && !first {
 			todo = append(todo, a)
 		}
 	}
@@ -123,38 +123,44 @@ type applied struct {
 	row         seen
 	acknowledge bool // a Confirm of another replica waits for it
 	versions    bool // the row has another replica's version
+	fresh       bool // another replica has confirmed the version
 	lag         time.Duration
 }
 
-// take puts a row into the mirror. ok is false if it is this replica's own. It requires the
-// lock.
-func (t *Tracker) take(row *Row, now time.Time) (a applied, ok bool) {
-	m := seen{seq: row.Seq, version: row.Seen, own: row.By == t.id, at: max(t.since(now.Add(-max(row.Age, 0))), 1)}
+// take puts a row into the mirror. ok is false if it tells this replica nothing. A row may be
+// delivered again with one of its parts changed: the others keep their first effects and
+// estimates. The poll began at asked, and now is its end. take requires the lock.
+func (t *Tracker) take(row *Row, asked, now time.Time) (a applied, ok bool) {
+	m := seen{seq: row.Seq, forcedMark: row.ForcedMark, version: row.Seen, own: row.By == t.id, at: max(t.since(now.Add(-max(row.Age, 0))), 1)}
 	if row.Scheme != "" && row.Scheme != t.cfg.Scheme {
 		m.version = "" // not comparable with what this replica computes
 	}
 	if row.Forced {
 		m.forced, m.forcedOwner = max(t.since(now.Add(-max(row.ForcedAge, 0))), 1), row.ForcedBy == t.id
 	}
+	if row.Fresh && row.FreshAge >= 0 && m.version != "" { // an estimate that is too late would delay a read
+		m.fresh, m.freshOwn = max(t.since(asked.Add(-row.FreshAge)), 1), row.FreshBy == t.id
+	}
 	before, known := t.mirror[row.ID]
 	versions := !m.own && m.version != "" && (!known || before.version != m.version)
 	forced := row.Forced && !m.forcedOwner
-	if known && !m.own && before.version == m.version {
-		m.at = before.at // the same sighting; the earlier estimate is as good
-		if before.own {
-			m.own = true
-		}
+	if known && row.Forced && before.forcedMark == row.ForcedMark {
+		m.forced, forced = before.forced, false
 	}
+	if known && before.version == m.version {
+		m.at, m.own = before.at, before.own // the same sighting
+	}
+	fresh := m.fresh != 0 && !m.freshOwn && (!known || m.fresh > before.fresh)
 	if versions && !t.mayDrop(row.ID, row.Key, m.at, now) {
 		m.at, versions = 0, false // it takes effect later
 	}
 	t.mirror[row.ID] = m
-	return applied{id: row.ID, key: row.Key, row: m, acknowledge: forced, versions: versions, lag: row.Age}, versions || forced
+	return applied{id: row.ID, key: row.Key, row: m, acknowledge: forced, versions: versions, fresh: fresh, lag: row.Age}, versions || forced || fresh
 }
 
-// apply drops what is older than a row.
+// apply drops what is older than a row, and tells who watches the secret.
 func (t *Tracker) apply(a *applied) {
-	dropped := t.cfg.Drop(a.key, func(version string, readAt time.Time) bool {
+	dropped := (a.versions || a.acknowledge) && t.cfg.Drop(a.key, func(version string, readAt time.Time) bool {
 		return a.row.supersedes(version, t.since(readAt))
 	})
 	if dropped {
@@ -165,6 +171,9 @@ func (t *Tracker) apply(a *applied) {
 	if a.versions {
 		t.cfg.Lag(max(a.lag, 0))
 		t.cfg.Hint(a.key, a.row.version)
+	}
+	if a.fresh {
+		t.cfg.Fresh(a.key, a.row.version, t.began.Add(time.Duration(a.row.fresh)))
 	}
 }
 

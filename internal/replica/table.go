@@ -40,14 +40,23 @@ type Sighting struct {
 	// version is, and ForcedAge is how long ago this one began.
 	Forced    bool
 	ForcedAge time.Duration
+	// Fresh means that this replica watches the secret, and FreshAge is how long ago the read
+	// began. Other replicas take it in place of a read of their own.
+	Fresh    bool
+	FreshAge time.Duration
+	// Confirmation means that the row has the version already. Only FreshAge is written, and
+	// only if the row still has it.
+	Confirmation bool
 }
 
 // Row is a Sighting as the database has it.
 type Row struct {
 	Sighting
 	Seq int64
-	// By and ForcedBy are the replicas that wrote Seen, and Forced.
-	By, ForcedBy string
+	// By, ForcedBy and FreshBy are the replicas that wrote Seen, Forced, and Fresh.
+	By, ForcedBy, FreshBy string
+	// ForcedMark is the same in two deliveries of one Forced.
+	ForcedMark int64
 	// Written is how long ago the row was written. All ages are those at the poll.
 	Written time.Duration
 }

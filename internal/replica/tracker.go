@@ -31,6 +31,9 @@ type Config struct {
 	// ServesFor is how long this replica answers calls without a renewal of its lease; see
 	// Tracker.Detached.
 	ServesFor time.Duration
+	// Fresh, if not nil, is called if another replica has read a secret that it watches. The
+	// read began at a time, and saw a version that other replicas have seen before.
+	Fresh func(k Key, version string, began time.Time)
 	// Lag, if not nil, is called for each row of another replica with the time since the
 	// end of its read.
 	Lag func(time.Duration)
@@ -52,7 +55,12 @@ const (
 	retryWrite = time.Second
 	// chunk is the maximum number of rows of one write.
 	chunk = 100
-	// maxPending is the maximum number of sightings that wait to be written.
+	// confirmDelay is the maximum time for which the confirmation of a version waits for
+	// others, and confirmShare its maximum share of the time between two reads.
+	confirmDelay = time.Second
+	confirmShare = 100
+	// maxPending is the maximum number of sightings that wait to be written, and that of
+	// confirmations.
 	maxPending = 10_000
 	// maxRows is the maximum number of rows in the database.
 	maxRows = 50_000
@@ -85,6 +93,7 @@ type Tracker struct {
 	mu      sync.Mutex
 	mirror  map[ID]seen
 	pending map[ID]waiting
+	again   map[ID]waiting // confirmations of versions that the mirror has
 	drops   map[ID]*dropState
 	last    int64 // the number up to which rows are in the mirror
 	pruned  int64 // the number up to which rows were deleted
@@ -108,6 +117,9 @@ type seen struct {
 	own         bool  // this replica made the read
 	forced      int64 // reads that began before are dropped; 0 for none
 	forcedOwner bool  // this replica forced it
+	forcedMark  int64 // Row.ForcedMark
+	fresh       int64 // the beginning of the last read by a replica that watches the secret; 0 for none
+	freshOwn    bool  // this replica made that read
 	seq         int64 // of the row
 }
 
@@ -139,6 +151,9 @@ func New(c Config) *Tracker {
 	if c.Hint == nil {
 		c.Hint = func(Key, string) {}
 	}
+	if c.Fresh == nil {
+		c.Fresh = func(Key, string, time.Time) {}
+	}
 	if c.Lag == nil {
 		c.Lag = func(time.Duration) {}
 	}
@@ -151,7 +166,7 @@ func New(c Config) *Tracker {
 		cfg: c, id: hex.EncodeToString(id[:]), began: time.Now(),
 		poke: make(chan struct{}, 1), ack: make(chan struct{}, 1), polled: make(chan struct{}, 1),
 		confirming: make(chan struct{}, confirmWrites), view: leaseView{turn: make(chan struct{}, 1)},
-		mirror: make(map[ID]seen), pending: make(map[ID]waiting), drops: make(map[ID]*dropState), failing: make(map[string]string),
+		mirror: make(map[ID]seen), pending: make(map[ID]waiting), again: make(map[ID]waiting), drops: make(map[ID]*dropState), failing: make(map[string]string),
 	}
 }
 
@@ -236,6 +251,38 @@ func (t *Tracker) Saw(k Key, scheme, version string) {
 	}
 	t.pending[id] = waiting{Sighting: Sighting{ID: id, Key: k, Scheme: scheme, Seen: version}, ended: now}
 	poked(t.poke)
+}
+
+// ReadWatched records that a read of this replica saw the version of a secret that is watched
+// here and read again after a time. The read began at readAt and has ended. next is whether
+// this replica is the one to read it next; otherwise it is another one, which has read it
+// shortly before or after, and this one is to read it only if the other one does not. It
+// does not block, and writes nothing if the last read that was written is recent.
+func (t *Tracker) ReadWatched(k Key, scheme, version string, readAt time.Time, every time.Duration) (next bool) {
+	if scheme == SchemeNone || !shareable(&k, version) {
+		return true
+	}
+	id := k.id(scheme)
+	at := t.since(readAt)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w, ok := t.pending[id]; ok && w.Seen == version {
+		w.Fresh, w.began = true, readAt
+		t.pending[id] = w
+		return true
+	}
+	m, known := t.mirror[id]
+	if known && m.version == version && m.fresh != 0 && m.fresh > at-int64(every/2) {
+		return m.freshOwn
+	}
+	if len(t.again) >= maxPending {
+		return true // every replica reads for itself
+	}
+	t.again[id] = waiting{Sighting: Sighting{ID: id, Key: k, Scheme: scheme, Seen: version, Fresh: true, Confirmation: true}, began: readAt, ended: time.Now()}
+	if delay := min(every/confirmShare, confirmDelay); len(t.again) == 1 || delay < writeInterval {
+		time.AfterFunc(delay, func() { poked(t.poke) })
+	}
+	return true
 }
 
 // SchemeNone is the scheme of secrets whose versions tell other replicas nothing.

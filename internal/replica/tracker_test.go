@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-var password = Key{Integration: "it", Store: "https://v.vault.azure.net", Name: "password"}
+var password = Key{Integration: "it", Store: "https://my-vault.vault.azure.net", Name: "password"}
 
 func replicas(t *testing.T, notified bool, test func(t *testing.T, d *database, a, b *broker)) {
 	synctest.Test(t, func(t *testing.T) {

@@ -44,7 +44,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// writeSome writes a chunk of the pending sightings. more is whether there are others.
+// writeSome writes a chunk of the pending sightings and confirmations. more is whether there
+// are others.
 func (t *Tracker) writeSome(ctx context.Context) (more bool, err error) {
 	t.mu.Lock()
 	some := make([]waiting, 0, min(chunk, len(t.pending)))
@@ -58,9 +59,20 @@ func (t *Tracker) writeSome(ctx context.Context) (more bool, err error) {
 		}
 		some = append(some, w)
 	}
+	for id, w := range t.again {
+		if len(some) == chunk {
+			break
+		}
+		if m, ok := t.mirror[id]; ok && (m.version != w.Seen || m.fresh >= t.since(w.began)) || time.Since(w.ended) > keepRows {
+			delete(t.again, id)
+			continue
+		}
+		some = append(some, w)
+	}
 	more = len(some) == chunk
 	t.mu.Unlock()
 	if len(some) == 0 {
+		t.works(notWritten) // what could not be written is known meanwhile
 		return false, nil
 	}
 	if _, err := t.write(ctx, some); err != nil {
@@ -80,6 +92,9 @@ func (t *Tracker) write(ctx context.Context, some []waiting) (seq int64, err err
 		if some[i].Forced {
 			rows[i].ForcedAge = time.Since(some[i].began)
 		}
+		if some[i].Fresh {
+			rows[i].FreshAge = time.Since(some[i].began)
+		}
 	}
 	if seq, err = t.cfg.Table.WriteSightings(ctx, t.id, rows); err != nil {
 		return 0, err
@@ -89,8 +104,10 @@ func (t *Tracker) write(ctx context.Context, some []waiting) (seq int64, err err
 	defer t.mu.Unlock()
 	for i := range some {
 		w := &some[i]
-		if p, ok := t.pending[w.ID]; ok && p.ended.Equal(w.ended) {
-			delete(t.pending, w.ID)
+		for _, waits := range [...]map[ID]waiting{t.pending, t.again} {
+			if p, ok := waits[w.ID]; ok && p.ended.Equal(w.ended) {
+				delete(waits, w.ID)
+			}
 		}
 	}
 	t.stats.Writes += uint64(len(some))

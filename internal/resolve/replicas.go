@@ -22,7 +22,12 @@ type Replicas interface {
 // nothing to another replica: a generated credential is that of this replica, and a file or
 // an environment variable that of this machine.
 func (r *Resolver) schemeOf(in *integration.Integration, ref secret.Ref) string {
-	switch versions, _ := r.cfg.Versions(in, ref); {
+	versions, _ := r.cfg.Versions(in, ref)
+	return r.scheme(in, versions)
+}
+
+func (r *Resolver) scheme(in *integration.Integration, versions secret.Versions) string {
+	switch {
 	case versions == secret.StoreVersions:
 		return ""
 	case versions == secret.NoVersions && in.Kind != secret.KindLocalFile && r.cfg.VersionScheme != "":

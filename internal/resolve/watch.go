@@ -296,7 +296,7 @@ func (r *Resolver) decideWatch(who authz.Principal, in *integration.Integration,
 	case versions == secret.NoVersions && !r.cfg.ComputesVersions:
 		d.Unreadable = errNoVersions
 	}
-	d.ReadRevision, d.Store = in.ReadRevision, in.CanonicalStore(ref.Store)
+	d.ReadRevision, d.Store, d.Scheme = in.ReadRevision, in.CanonicalStore(ref.Store), r.scheme(in, versions)
 	if d.Interval = interval; interval == 0 {
 		d.Interval = r.ttl(in)
 	}

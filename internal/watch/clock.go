@@ -194,7 +194,7 @@ func (h *Hub) begin(ctx context.Context, l *lane, t *target, who authz.Principal
 		who = ""
 	}
 	fresh := again && !t.generated
-	t.queuedBy, t.byClock, t.running, t.startedAt = nil, false, true, now
+	t.queuedBy, t.byClock, t.hintedAt, t.running, t.startedAt = nil, false, time.Time{}, true, now
 	l.running++
 	h.stats.Reads++
 	h.reads.Go(func() {

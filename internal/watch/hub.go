@@ -48,6 +48,8 @@ type Decision struct {
 	// set if Denied and Unreadable are nil.
 	ReadRevision, Store string
 	Interval            time.Duration
+	// Scheme is the way in which versions are computed, which Config.Share gets.
+	Scheme string
 }
 
 // Config configures a Hub. A field that is zero has its default.
@@ -67,6 +69,10 @@ type Config struct {
 	// Lag, if not nil, is called for every notice of a change, with the time since the Hub
 	// learned of the change.
 	Lag func(time.Duration)
+	// Share, if not nil, is called for each read of a watched secret that saw a version. Other
+	// replicas take the read, which began at readAt, in place of one of their own. The result
+	// says which replica is to read the secret after the interval. It must not block.
+	Share func(k Key, scheme, version string, readAt time.Time, interval time.Duration) Turn
 }
 
 const (
@@ -136,6 +142,9 @@ func New(cfg Config) *Hub {
 	setDefault(&cfg.MaxReadsPerSecond, defaultReads)
 	if cfg.Lag == nil {
 		cfg.Lag = func(time.Duration) {}
+	}
+	if cfg.Share == nil {
+		cfg.Share = func(Key, string, string, time.Time, time.Duration) Turn { return Alone }
 	}
 	return &Hub{
 		cfg: cfg, rate: rate.NewLimiter(rate.Limit(cfg.MaxReadsPerSecond), cfg.MaxReadsPerSecond), wake: make(chan struct{}, 1), opened: make(chan struct{}, 1), began: time.Now(), kept: make(map[*target]struct{}),
@@ -271,19 +280,6 @@ func (h *Hub) Loaded(load cache.Load) {
 			h.observe(t, &load)
 		}
 	}
-}
-
-// Seen says that another replica has seen a version of the secret of a load, whose Revision
-// does not matter. The Hub reads the secret now if it knows another one.
-func (h *Hub) Seen(key cache.Key, version string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
-		if !t.generated && (!t.known || t.err != nil || t.version != version) {
-			h.readSoon(t)
-		}
-	}
-	h.poke()
 }
 
 // IntegrationsChanged tells the Hub of integrations that were removed, and of new and

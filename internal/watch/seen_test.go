@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // TestSeen: what another replica has seen makes the Hub read a secret now, if it knows
@@ -41,5 +42,81 @@ func TestSeen(t *testing.T) {
 		if users := h.AllUsers(); len(users) != 0 {
 			t.Errorf("users %v", users)
 		}
+	})
+}
+
+// TestReadElsewhere: a read of another replica takes the place of the next one by the clock,
+// if it saw the version that the Hub knows, and of no other read.
+func TestReadElsewhere(t *testing.T) {
+	key := cache.Key{Integration: "it", Store: store, Name: "a"}
+	// reads returns the number of reads within a part of the time-to-live in which there is one
+	// by the clock.
+	reads := func(w *world) int {
+		before := w.readsOf("a")
+		time.Sleep(ttl * 7 / 10)
+		return w.readsOf("a") - before
+	}
+	for what, tt := range map[string]struct {
+		prepare func(h *Hub, w *world)
+		want    int
+	}{
+		"nothing":         {func(*Hub, *world) {}, 1},
+		"the version":     {func(h *Hub, _ *world) { h.ReadElsewhere(key, "v1", time.Now()) }, 0},
+		"an older read":   {func(h *Hub, _ *world) { h.ReadElsewhere(key, "v1", time.Now().Add(-ttl)) }, 1},
+		"another version": {func(h *Hub, _ *world) { h.ReadElsewhere(key, "v2", time.Now()) }, 1},
+		"another secret": {func(h *Hub, _ *world) {
+			h.ReadElsewhere(cache.Key{Integration: "it", Store: store, Name: "b"}, "v1", time.Now())
+		}, 1},
+		"a hint before": {func(h *Hub, _ *world) {
+			h.Hint("it", store, "a")
+			h.ReadElsewhere(key, "v1", time.Now())
+		}, 1},
+		"a version that ends": {func(h *Hub, w *world) {
+			w.do(func() { w.content["a"] = cache.Load{Version: "v1", ExpiresAt: time.Now().Add(ttl / 2)} })
+			h.Hint("it", store, "a")
+			time.Sleep(ttl / 4)
+			h.ReadElsewhere(key, "v1", time.Now())
+		}, 1},
+		"a failure": {func(h *Hub, w *world) {
+			w.fail("a", secret.ReasonSecretNotFound)
+			h.Hint("it", store, "a")
+			time.Sleep(ttl * 4 / 10)
+			h.ReadElsewhere(key, "v1", time.Now())
+		}, 1},
+		"an outage": {func(h *Hub, w *world) {
+			w.fail("a", secret.ReasonStoreUnavailable)
+			h.Hint("it", store, "a")
+			time.Sleep(time.Second)
+			h.ReadElsewhere(key, "v1", time.Now())
+			w.set("a", "v1")
+		}, 1},
+	} {
+		simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+			w.set("a", "v1")
+			s := open(t, h, alice, Item{Ref: ref("a")})
+			defer s.Close()
+			expect(t, s, time.Second, "0 CURRENT v1, complete")
+			time.Sleep(ttl / 2)
+			tt.prepare(h, w)
+			if got := reads(w); got != tt.want {
+				t.Errorf("after %s: %d reads, expected %d", what, got, tt.want)
+			}
+		})
+	}
+}
+
+// TestHintDuringLoad: a load that began before a hint does not take the place of the read
+// that the hint asks for.
+func TestHintDuringLoad(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "v1")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT v1, complete")
+		began := time.Now()
+		h.Hint("it", store, "a") // due a second after the read before
+		w.set("a", "v2")
+		h.Loaded(cache.Load{Key: cache.Key{Integration: "it", Revision: "1", Store: store, Name: "a"}, Concerns: func(string) bool { return true }, Version: "v1", ReadAt: began.Add(-time.Millisecond)})
+		expect(t, s, 2*time.Second, "0 CHANGED v2")
 	})
 }

@@ -4,10 +4,11 @@ package watch
 type Stats struct {
 	// Items, Secrets and Principals are the current numbers.
 	Items, Secrets, Principals int
-	// Reads is the number of reads that the Hub has begun, and Notices the number of
-	// notices by State.
-	Reads   uint64
-	Notices [numStates]uint64
+	// Reads is the number of reads that the Hub has begun, Postponed how often one was
+	// postponed because another replica had read the secret, and Notices the number of notices
+	// by State.
+	Reads, Postponed uint64
+	Notices          [numStates]uint64
 }
 
 // Stats returns the current values.

@@ -40,6 +40,8 @@ type target struct {
 	queuedBy         []authz.Principal
 	byClock          bool          // the clock wants the read that waits
 	interval         time.Duration // after which it is read again
+	scheme           string        // Decision.Scheme
+	hintedAt         time.Time     // when a read was asked for that is due or waits; zero for none
 	startedAt        time.Time     // of the last read that the Hub has begun
 	running          bool
 	again            bool // read again after the running read
@@ -81,19 +83,21 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 	now := time.Now()
 	load = t.checkEnd(load)
 	t.revision = load.Key.Revision
-	interval := t.pause()
+	turn := Alone
+	if load.Err == nil && t.allowed > 0 && !t.generated {
+		turn = h.cfg.Share(t.load, t.scheme, load.Version, load.ReadAt, max(t.interval, minReadInterval))
+	}
+	interval := t.pause(turn)
 	if load.Err == nil {
 		h.succeeded(t, load, now)
 	} else {
 		interval = h.failed(t, load, now, interval)
 	}
-	due := load.ReadAt.Add(interval)
-	if earliest := now.Add(minReadInterval); due.Before(earliest) {
-		due = earliest
+	if load.ReadAt.Before(t.hintedAt) {
+		return // the read that was asked for is still to come
 	}
-	if !t.expiresAt.IsZero() && t.expiresAt.After(now) && t.expiresAt.Before(due) {
-		due = t.expiresAt
-	}
+	t.hintedAt = time.Time{}
+	due := t.readAfter(load.ReadAt, interval, now)
 	switch {
 	case t.kept && !t.valid(now):
 		h.unkeep(t)
@@ -105,6 +109,19 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 		due = time.Time{}
 	}
 	h.schedule(t, due)
+}
+
+// readAfter returns when a target is due that was read at a time: after a pause, but when the
+// validity of its version ends.
+func (t *target) readAfter(readAt time.Time, pause time.Duration, now time.Time) time.Time {
+	due := readAt.Add(pause)
+	if earliest := now.Add(minReadInterval); due.Before(earliest) {
+		due = earliest
+	}
+	if !t.expiresAt.IsZero() && t.expiresAt.After(now) && t.expiresAt.Before(due) {
+		due = t.expiresAt
+	}
+	return due
 }
 
 func (h *Hub) succeeded(t *target, load *cache.Load, now time.Time) {
@@ -144,17 +161,25 @@ func (h *Hub) failed(t *target, load *cache.Load, now time.Time, interval time.D
 }
 
 // pause returns the time until the next read: up to a tenth less than the interval, so that
-// the reads of secrets that were watched together spread out.
-func (t *target) pause() time.Duration {
-	d := max(t.interval, minReadInterval)
-	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // spreads load
+// the reads of secrets that were watched together spread out. The replica whose turn it is
+// reads so much earlier than the others that they usually learn of its read before theirs.
+func (t *target) pause(turn Turn) time.Duration {
+	least, most := 0, 100
+	switch turn {
+	case Mine:
+		least, most = 50, 100
+	case Others:
+		least, most = 0, 20
+	}
+	d := int64(max(t.interval, minReadInterval))
+	return time.Duration(d - d*int64(least)/1000 - rand.Int64N(d*int64(most-least)/1000+1)) //nolint:gosec // spreads load
 }
 
 // allow notes that an item's caller may watch, and begins to read the target. It requires
 // the lock.
 func (h *Hub) allow(it *item, d *Decision) {
 	t := it.target
-	t.interval, t.generated = d.Interval, d.Generated
+	t.interval, t.generated, t.scheme = d.Interval, d.Generated, d.Scheme
 	h.route(t, Key{t.key.Integration, d.Store, t.ref.Name, t.ref.Version})
 	if it.allowed {
 		if t.known && t.revision != d.ReadRevision { // the integration reads other stores now
@@ -190,6 +215,7 @@ func (h *Hub) disallow(it *item) {
 	}
 	it.allowed = false
 	if it.target.allowed--; it.target.allowed == 0 && !h.keep(it.target) {
+		it.target.hintedAt = time.Time{}
 		h.route(it.target, Key{})
 		h.schedule(it.target, time.Time{})
 	}
@@ -240,6 +266,7 @@ func (h *Hub) readSoon(t *target) {
 		return
 	}
 	due := time.Now()
+	t.hintedAt = due
 	if earliest := t.startedAt.Add(minReadInterval); earliest.After(due) {
 		due = earliest
 	}

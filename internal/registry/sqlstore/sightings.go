@@ -33,11 +33,12 @@ type sightingRow struct {
 	standby                 bool
 	id                      string
 	age, forcedAge, written int64
+	freshAge                int64
 }
 
 func (r *sightingRow) fields() []any {
 	return []any{&r.seq, &r.pruned, &r.now, &r.standby, &r.id, &r.Seq, &r.Integration, &r.Store, &r.Name, &r.Version, &r.Scheme, &r.Seen,
-		&r.By, &r.Forced, &r.ForcedBy, &r.age, &r.forcedAge, &r.written}
+		&r.By, &r.ForcedMark, &r.ForcedBy, &r.Fresh, &r.FreshBy, &r.age, &r.forcedAge, &r.freshAge, &r.written}
 }
 
 // errNoState means that a table was emptied by hand or by an incomplete restore.
@@ -50,8 +51,8 @@ func (t sharedTable) Changes(ctx context.Context, since int64) (replica.Changes,
 	var rows []*sightingRow
 	err := t.s.d.alone(ctx, t.s.polls, stmt{
 		query: `SELECT st.seq, st.pruned, ` + now + `, pg_is_in_recovery(), coalesce(r.id, ''), coalesce(r.seq, 0), coalesce(r.integration_id, ''), coalesce(r.store, ''),
-			coalesce(r.secret, ''), coalesce(r.pinned, ''), coalesce(r.scheme, ''), coalesce(r.version, ''), coalesce(r.seen_by, ''), coalesce(r.forced_at, 0) > 0, coalesce(r.forced_by, ''),
-			` + now + ` - coalesce(r.read_at, 0), ` + now + ` - coalesce(r.forced_at, 0), ` + now + ` - coalesce(r.written_at, 0)
+			coalesce(r.secret, ''), coalesce(r.pinned, ''), coalesce(r.scheme, ''), coalesce(r.version, ''), coalesce(r.seen_by, ''), coalesce(r.forced_at, 0), coalesce(r.forced_by, ''),
+			coalesce(r.fresh_at, 0) > 0, coalesce(r.fresh_by, ''), ` + now + ` - coalesce(r.read_at, 0), ` + now + ` - coalesce(r.forced_at, 0), ` + now + ` - coalesce(r.fresh_at, 0), ` + now + ` - coalesce(r.written_at, 0)
 			FROM sighting_state AS st LEFT JOIN sightings AS r ON r.seq > CAST(? AS BIGINT) WHERE st.id = 1 ORDER BY r.seq`,
 		args: []any{since}, row: each(&rows, (*sightingRow).fields),
 	})
@@ -75,7 +76,9 @@ func (t sharedTable) Changes(ctx context.Context, since int64) (replica.Changes,
 		if n, err := hex.Decode(r.ID[:], []byte(r.id)); err != nil || n != len(r.ID) {
 			return replica.Changes{}, fmt.Errorf("the table sightings has the id %q", r.id)
 		}
-		r.Age, r.ForcedAge, r.Written = time.Duration(r.age)*time.Microsecond, time.Duration(r.forcedAge)*time.Microsecond, time.Duration(r.written)*time.Microsecond
+		r.Forced = r.ForcedMark > 0
+		r.Age, r.ForcedAge = time.Duration(r.age)*time.Microsecond, time.Duration(r.forcedAge)*time.Microsecond
+		r.FreshAge, r.Written = time.Duration(r.freshAge)*time.Microsecond, time.Duration(r.written)*time.Microsecond
 		c.Rows = append(c.Rows, r.Row)
 	}
 	return c, nil
@@ -89,38 +92,45 @@ func (t sharedTable) write(ctx context.Context, stmts ...stmt) error {
 }
 
 // WriteSightings implements replica.Table. A row is written only if it has another version,
-// of a later read, or is forced. A read_at in the future is that of a clock that was set
-// back.
+// of a later read, is forced, or has the row's version and a later fresh_at. A time in the
+// future is that of a clock that was set back. A Confirmation has no read_at, so that it
+// replaces no version.
 func (t sharedTable) WriteSightings(ctx context.Context, by string, all []replica.Sighting) (seq int64, err error) {
 	now := t.s.d.now
 	// The ages were computed before the transaction began; it may wait for others.
 	const sent = `CAST(1000000 * extract(epoch FROM transaction_timestamp()) AS BIGINT)`
 	var values strings.Builder
-	args := make([]any, 0, 10*len(all))
+	args := make([]any, 0, 12*len(all))
 	for i := range all {
 		v := &all[i]
 		if i > 0 {
 			values.WriteString(", ")
 		}
-		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 7) + "CAST(? AS BIGINT), CAST(? AS BOOLEAN), CAST(? AS BIGINT))")
+		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 7) + "CAST(? AS BIGINT), CAST(? AS BOOLEAN), CAST(? AS BIGINT), CAST(? AS BOOLEAN), CAST(? AS BIGINT), CAST(? AS BOOLEAN))")
 		args = append(args, hex.EncodeToString(v.ID[:]), v.Integration, v.Store, v.Name, v.Version, v.Scheme, v.Seen,
-			max(v.Age, 0).Microseconds(), v.Forced, max(v.ForcedAge, 0).Microseconds())
+			max(v.Age, 0).Microseconds(), v.Forced, max(v.ForcedAge, 0).Microseconds(), v.Fresh, max(v.FreshAge, 0).Microseconds(), v.Confirmation)
 	}
-	const later = `(excluded.version <> '' AND (excluded.read_at >= s.read_at OR s.read_at > excluded.written_at))`
+	const later = `(excluded.version <> '' AND excluded.read_at > 0 AND (excluded.read_at >= s.read_at OR s.read_at > excluded.written_at))`
+	const other = `(excluded.version <> s.version AND ` + later + `)`
 	const forcedLater = `(excluded.forced_at > s.forced_at OR s.forced_at > excluded.written_at AND excluded.forced_at > 0)`
-	args = append([]any{by, by}, args...)
+	const fresh = `(excluded.fresh_at > 0 AND excluded.version = s.version AND (excluded.fresh_at > s.fresh_at OR s.fresh_at > excluded.written_at))`
+	args = append([]any{by, by, by}, args...)
 	insert := stmt{args: args, query: `
-		INSERT INTO sightings AS s (id, seq, integration_id, store, secret, pinned, scheme, version, read_at, seen_by, forced_at, forced_by, written_at)
-		SELECT column1, (SELECT seq FROM sighting_state WHERE id = 1), column2, column3, column4, column5, column6, column7, ` + sent + ` - column8, CAST(? AS TEXT),
-			CASE WHEN column9 THEN ` + sent + ` - column10 ELSE 0 END, CASE WHEN column9 THEN CAST(? AS TEXT) ELSE '' END, ` + now + `
+		INSERT INTO sightings AS s (id, seq, integration_id, store, secret, pinned, scheme, version, read_at, seen_by, forced_at, forced_by, fresh_at, fresh_by, written_at)
+		SELECT column1, (SELECT seq FROM sighting_state WHERE id = 1), column2, column3, column4, column5, column6, column7,
+			CASE WHEN column13 THEN 0 ELSE ` + sent + ` - column8 END, CAST(? AS TEXT),
+			CASE WHEN column9 THEN ` + sent + ` - column10 ELSE 0 END, CASE WHEN column9 THEN CAST(? AS TEXT) ELSE '' END,
+			CASE WHEN column11 THEN ` + sent + ` - column12 ELSE 0 END, CASE WHEN column11 THEN CAST(? AS TEXT) ELSE '' END, ` + now + `
 		FROM (VALUES ` + values.String() + `) AS v
 		ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, written_at = excluded.written_at,
 			version   = CASE WHEN ` + later + ` THEN excluded.version ELSE s.version END,
 			read_at   = CASE WHEN ` + later + ` THEN excluded.read_at ELSE s.read_at END,
 			seen_by   = CASE WHEN ` + later + ` THEN excluded.seen_by ELSE s.seen_by END,
 			forced_at = CASE WHEN ` + forcedLater + ` THEN excluded.forced_at ELSE s.forced_at END,
-			forced_by = CASE WHEN ` + forcedLater + ` THEN excluded.forced_by ELSE s.forced_by END
-		WHERE ` + forcedLater + ` OR excluded.version <> s.version AND ` + later}
+			forced_by = CASE WHEN ` + forcedLater + ` THEN excluded.forced_by ELSE s.forced_by END,
+			fresh_at  = CASE WHEN ` + fresh + ` OR ` + other + ` THEN excluded.fresh_at ELSE s.fresh_at END,
+			fresh_by  = CASE WHEN ` + fresh + ` OR ` + other + ` THEN excluded.fresh_by ELSE s.fresh_by END
+		WHERE ` + forcedLater + ` OR ` + fresh + ` OR ` + other}
 	err = t.write(ctx,
 		stmt{query: `UPDATE sighting_state SET seq = CASE WHEN seq >= ` + now + ` THEN seq + 1 ELSE ` + now + ` END WHERE id = 1 RETURNING seq`, row: into(&seq)},
 		insert,

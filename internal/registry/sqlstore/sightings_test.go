@@ -249,9 +249,35 @@ func TestPostgresSightingOrder(t *testing.T) {
 	if r := row(); r.ForcedBy != "a" || r.Seen != "v2" {
 		t.Errorf("%+v", r)
 	}
+	forcedMark := row().ForcedMark
+	confirm := func(by, version string, age time.Duration) {
+		t.Helper()
+		if _, err := table.WriteSightings(t.Context(), by, []replica.Sighting{{ID: replica.ID{1}, Key: shared, Seen: version, Fresh: true, FreshAge: age, Confirmation: true}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := row()
+	confirm("b", "v1", 0) // the row has another version
+	if r := row(); r.Seq != before.Seq || r.Fresh {
+		t.Errorf("%+v", r)
+	}
+	confirm("b", "v2", time.Minute)
+	if r := row(); r.Seq <= before.Seq || !r.Fresh || r.FreshBy != "b" || r.FreshAge < time.Minute || r.FreshAge > 2*time.Minute ||
+		r.Seen != "v2" || r.By != before.By || r.Age < before.Age || r.ForcedBy != "a" || r.ForcedMark != forcedMark {
+		t.Errorf("%+v", r)
+	}
+	confirm("a", "v2", time.Hour) // older
+	if r := row(); r.FreshBy != "b" || r.FreshAge > 2*time.Minute {
+		t.Errorf("%+v", r)
+	}
+	server.Query("postgres", "UPDATE sightings SET fresh_at = fresh_at + 3600000000")
+	confirm("a", "v2", 0)
+	if r := row(); r.FreshBy != "a" || r.FreshAge < 0 {
+		t.Errorf("%+v", r)
+	}
 	server.Query("postgres", "UPDATE sightings SET read_at = read_at + 3600000000, forced_at = forced_at + 3600000000")
 	write("b", "v3", 0, true)
-	if r := row(); r.Seen != "v3" || r.ForcedBy != "b" {
+	if r := row(); r.Seen != "v3" || r.ForcedBy != "b" || r.ForcedMark == forcedMark || r.Fresh {
 		t.Errorf("%+v", r)
 	}
 }

@@ -3,7 +3,8 @@
 -- that of the last row that was deleted. A row is a secret as one integration reads it; id
 -- is a hash over the columns that tell rows apart. Times are in microseconds since the Unix
 -- epoch: read_at is the end of the read that saw version, and reads that began before
--- forced_at are not used any more; 0 is never.
+-- forced_at are not used any more; 0 is never. fresh_at is the beginning of the last read of
+-- a watched secret, by the replica fresh_by, that saw version again.
 CREATE TABLE sighting_state (
   id     INTEGER PRIMARY KEY CHECK (id = 1),
   seq    BIGINT NOT NULL,
@@ -24,6 +25,8 @@ CREATE TABLE sightings (
   seen_by        TEXT NOT NULL,
   forced_at      BIGINT NOT NULL,
   forced_by      TEXT NOT NULL,
+  fresh_at       BIGINT NOT NULL,
+  fresh_by       TEXT NOT NULL,
   written_at     BIGINT NOT NULL
 );
 CREATE INDEX sightings_seq ON sightings (seq);
