@@ -12,7 +12,9 @@ import org.slf4j.LoggerFactory;
 /**
  * Gets the credentials for each login of a JDBC connector, and follows their changes: a login after a
  * notice has the version of the notice or a later one, whichever broker answers. While no broker can be
- * reached, logins have the last credentials, until these expire or access to them is lost.
+ * reached, logins have the last credentials, until these expire or access to them is lost. Credentials that
+ * were generated for a broker are resolved again before they end, so that the broker renews them for the
+ * connections that are open.
  *
  * <p>Safe for concurrent use. It does not refer to the provider, which may be discarded without being
  * closed.
@@ -31,6 +33,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   private char[][] last; // null if there is none
   private long lastEnd; // the System.nanoTime at which last expires
   private boolean closed;
+  private boolean renewing; // renew is running
 
   /** @param broker is closed by {@link #close} */
   JdbcLogins(BrokerConnection broker, String integration, List<String> references) {
@@ -113,8 +116,16 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
     switch (notice.getState()) {
       case STATE_CHANGED -> {
         LOG.info("Integration {}: the next login has version {}", integration, notice.getVersion());
-        if (since == null || later(notice.getFetchTime(), since)) {
+        if (!notice.getGenerated() && (since == null || later(notice.getFetchTime(), since))) {
           since = notice.getFetchTime();
+        }
+      }
+      case STATE_EXPIRING -> {
+        if (notice.getGenerated() && !renewing && !closed) {
+          renewing = true;
+          Thread thread = new Thread(this::renew, "secretbroker-renew"); // the Follower's must not wait
+          thread.setDaemon(true);
+          thread.start();
         }
       }
       case STATE_DENIED -> {
@@ -122,6 +133,18 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
         forget();
       }
       default -> { }
+    }
+  }
+
+  private void renew() {
+    try {
+      get(false);
+    } catch (BrokerException e) { // the next login has its own
+      LOG.info("Integration {}: the credentials were not renewed: {}", integration, e.describeFirst());
+    } finally {
+      synchronized (this) {
+        renewing = false;
+      }
     }
   }
 

@@ -29,6 +29,8 @@ import java.util.concurrent.TimeUnit;
 final class SharedCalls implements AutoCloseable {
   /** How long an answer is shared, in nanoseconds. */
   static final long HOLD = TimeUnit.MILLISECONDS.toNanos(100);
+  /** How long the thread that overwrites values is kept without work, in nanoseconds. */
+  static final long THREAD_KEPT = TimeUnit.SECONDS.toNanos(1);
   /** A call with less time left than this does not begin another attempt. */
   private static final long LEAST = TimeUnit.MILLISECONDS.toNanos(100);
 
@@ -194,6 +196,8 @@ final class SharedCalls implements AutoCloseable {
         return thread;
       });
       timer.setExecuteExistingDelayedTasksAfterShutdownPolicy(false);
+      timer.setKeepAliveTime(THREAD_KEPT, TimeUnit.NANOSECONDS);
+      timer.allowCoreThreadTimeOut(true);
     }
     return timer;
   }
@@ -240,6 +244,11 @@ final class SharedCalls implements AutoCloseable {
   /** Returns the number of calls whose values are in memory. */
   synchronized int kept() {
     return kept;
+  }
+
+  /** Returns the number of threads that overwrite values: at most one. */
+  synchronized int threads() {
+    return timer == null ? 0 : timer.getPoolSize();
   }
 
   /** Returns the number of calls that others may join, and of those that have joined and wait. */

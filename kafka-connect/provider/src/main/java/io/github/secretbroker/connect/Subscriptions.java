@@ -105,7 +105,9 @@ final class Subscriptions implements AutoCloseable {
     private final Key key;
     private final List<String> references;
     private Follower.Subscription subscription; // set before any callback
-    private Timestamp since; // of the last notice
+    private Timestamp since; // of the last notice; null if there was none with a time
+    private List<String> versions = List.of(); // of the last callback
+    private boolean changed; // a notice said so, since the last callback
     private boolean expected; // get will run
     private int failures;
     private Future<?> retry; // that waits; null without one
@@ -120,19 +122,29 @@ final class Subscriptions implements AutoCloseable {
     public void noticed(int index, Notice notice) {
       switch (notice.getState()) {
         case STATE_CHANGED -> thread.execute(() -> {
-          if (since == null || JdbcLogins.later(notice.getFetchTime(), since)) {
+          changed = true;
+          if (!notice.getGenerated() && (since == null || JdbcLogins.later(notice.getFetchTime(), since))) {
             since = notice.getFetchTime();
           }
-          failures = 0;
-          warned = false;
-          cancelRetry();
-          if (!expected) { // notices that arrived together have one callback
-            expected = true;
-            thread.execute(this::get);
-          }
+          getSoon();
         });
+        case STATE_EXPIRING -> {
+          if (notice.getGenerated()) { // the broker renews the credential, or has another one
+            thread.execute(this::getSoon);
+          }
+        }
         case STATE_DENIED -> LOG.warn("Integration {}: {} may not be read any more", key.path(), references.get(index));
         default -> { }
+      }
+    }
+
+    private void getSoon() {
+      failures = 0;
+      warned = false;
+      cancelRetry();
+      if (!expected) { // notices that arrived together have one callback
+        expected = true;
+        thread.execute(this::get);
       }
     }
 
@@ -143,7 +155,10 @@ final class Subscriptions implements AutoCloseable {
         return;
       }
       try {
-        call(broker.resolveSince(key.path(), references, broker.maxAge(), since));
+        Answer answer = broker.resolveSince(key.path(), references, broker.maxAge(), since);
+        if (changed || !answer.versions().equals(versions)) {
+          call(answer);
+        }
       } catch (BrokerException e) {
         if (!isOpen(this)) {
           return;
@@ -180,6 +195,8 @@ final class Subscriptions implements AutoCloseable {
       if (!isOpen(this)) {
         return;
       }
+      changed = false;
+      versions = answer.versions();
       Map<String, String> values = new HashMap<>();
       for (int i = 0; i < references.size(); i++) {
         values.put(references.get(i), answer.values().get(i));

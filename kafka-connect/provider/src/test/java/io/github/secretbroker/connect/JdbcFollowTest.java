@@ -96,6 +96,30 @@ class JdbcFollowTest {
     awaitRequestSince(later);
   }
 
+  private static WatchResponse generated(Notice.State state, String version) {
+    return WatchResponse.newBuilder().addNotices(Notice.newBuilder().setConfig("k1").setState(state)
+        .setVersion(version).setGenerated(true)).build();
+  }
+
+  /** Another broker would create a credential for a call with a time. */
+  @Test
+  void aGeneratedCredentialIsResolvedBeforeItsEndAndWithoutATime() throws Exception {
+    login();
+    FakeBroker.Watch watch = bench.broker.nextWatch();
+    int logins = bench.broker.requests.size();
+    version = "2";
+    watch.send(generated(Notice.State.STATE_EXPIRING, "v1"));
+    SharedCallsTest.await("a call after the notice", () -> bench.broker.requests.size() > logins);
+    assertFalse(lastRequest().hasNotReadBefore());
+    watch.send(generated(Notice.State.STATE_CHANGED, "v2"));
+    watch.send(notice(Notice.State.STATE_CHANGED, "v2", FollowTest.READ));
+    awaitRequestSince(FollowTest.READ);
+    assertTrue(bench.broker.requests.stream().allMatch(
+        request -> !request.hasNotReadBefore() || request.getNotReadBefore().equals(FollowTest.READ)));
+    bench.broker.close();
+    assertEquals("canary-2", login());
+  }
+
   /** Notices of several references, and of a replica that is behind, arrive in any order. */
   @Test
   void theLatestTimeOfAllNoticesCounts() {

@@ -296,4 +296,16 @@ class SharedCallsTest {
       await("an answer is not shared after the end of a secret", () -> calls.kept() == 0);
     }
   }
+
+  /** A worker has many connections, and each would keep a thread. */
+  @Test
+  void theThreadEndsSomeTimeAfterTheLastCall() throws Exception {
+    try (SharedCalls calls = calls(TimeUnit.MILLISECONDS.toNanos(1))) {
+      resolve(calls, REQUEST);
+      await("the thread has ended", () -> calls.threads() == 0);
+      assertEquals(0, calls.kept());
+      resolve(calls, REQUEST);
+      await("another thread overwrites the values", () -> calls.kept() == 0);
+    }
+  }
 }

@@ -13,6 +13,7 @@ import io.github.secretbroker.v1.Notice;
 import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.github.secretbroker.v1.ResolvedConfig;
+import io.github.secretbroker.v1.WatchResponse;
 import java.nio.file.Path;
 import java.util.Map;
 import java.util.Set;
@@ -76,6 +77,28 @@ class SubscriptionsTest {
     change(watch, "2");
     assertEquals(Map.of(REFERENCE, "k0 canary-2", OTHER, "k1 canary-2"), nextCall());
     assertEquals(FollowTest.READ, bench.broker.requests.get(1).getNotReadBefore());
+  }
+
+  private static WatchResponse generated(Notice.State state, String version) {
+    return WatchResponse.newBuilder().addNotices(Notice.newBuilder().setConfig("k0").setState(state)
+        .setVersion(version).setGenerated(true)).build();
+  }
+
+  /** A credential that was renewed is no change. */
+  @Test
+  void aGeneratedCredentialIsResolvedBeforeItsEnd() throws Exception {
+    provider.subscribe("cspi", Set.of(REFERENCE), callback);
+    nextCall();
+    FakeBroker.Watch watch = bench.broker.nextWatch();
+    watch.send(generated(Notice.State.STATE_EXPIRING, "v1"));
+    SharedCallsTest.await("the call after the first notice", () -> bench.broker.requests.size() == 2);
+    version = "2";
+    watch.send(generated(Notice.State.STATE_EXPIRING, "v1"));
+    assertEquals(Map.of(REFERENCE, "k0 canary-2"), nextCall());
+    version = "3";
+    watch.send(generated(Notice.State.STATE_CHANGED, "v3"));
+    assertEquals(Map.of(REFERENCE, "k0 canary-3"), nextCall());
+    assertTrue(bench.broker.requests.stream().noneMatch(ResolveRequest::hasNotReadBefore));
   }
 
   @Test
