@@ -147,8 +147,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	if err != nil {
 		return &exitError{Code: exitUsage, Err: err}
 	}
+	var resolver *resolve.Resolver
 	stores := provider.NewSet(provider.SetConfig{
-		Openers: kinds.Openers(provider.Config{Logger: log}),
+		// Leases exist only after calls, and calls after the resolver.
+		Openers: kinds.Openers(provider.Config{Logger: log, Lost: func(in *integration.Integration, ref secret.Ref, version string) {
+			resolver.Lost(in, ref, version)
+		}}),
 		Keeps:   kinds.Keeps,
 		Observe: observeRead(m),
 		Reserve: memory.reserveRead,
@@ -216,7 +220,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	if err != nil {
 		return &exitError{Code: exitUsage, Err: err}
 	}
-	resolver := resolve.New(resolve.Config{
+	resolver = resolve.New(resolve.Config{
 		Admit:        places.Admit,
 		Integrations: others.leased(integrations),
 		Stores:       stores,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/egress"
+	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // Config is what the Providers of all integrations share, whatever their kind. The zero
@@ -36,6 +37,9 @@ type Config struct {
 	// Resolver looks up the names of stores and login authorities. Nil means the
 	// system's.
 	Resolver *net.Resolver
+	// Lost, if not nil, is called when a store has revoked a generated credential before its
+	// end: that of the version. It must not block, and may be called concurrently.
+	Lost func(in *integration.Integration, ref secret.Ref, version string)
 	// Connecting is egress.Config.Connecting, for tests.
 	Connecting func(address string) error
 }
@@ -61,6 +65,9 @@ func (c Config) For(in *integration.Integration) Config {
 	}
 	if c.MaxRetries == 0 {
 		c.MaxRetries = 2
+	}
+	if c.Lost == nil {
+		c.Lost = func(*integration.Integration, secret.Ref, string) {}
 	}
 	return c
 }

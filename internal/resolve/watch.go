@@ -338,3 +338,11 @@ func (r *Resolver) readVersion(ctx context.Context, caller authz.Principal, in *
 	}
 	return cache.Load{Key: req.Key, Version: got.Secret.Version, ExpiresAt: got.Secret.ExpiresAt, ReadAt: got.Secret.FetchedAt}, true
 }
+
+// Lost drops a generated credential that its store has revoked from the cache, and tells
+// those that watch it of another one. It is a provider.Config.Lost.
+func (r *Resolver) Lost(in *integration.Integration, ref secret.Ref, version string) {
+	key := r.cacheRequest(in, nil, ref).Key
+	r.cfg.Cache.Drop(key, func(v string, _ time.Time) bool { return v == version })
+	r.cfg.Hub.Lost(key, version)
+}

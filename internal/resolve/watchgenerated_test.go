@@ -62,3 +62,27 @@ func parsed(t *testing.T, text string) secret.Ref {
 	}
 	return ref
 }
+
+// TestLost: a credential that its store has revoked is not an answer any more.
+func TestLost(t *testing.T) {
+	watched(t, func(t *testing.T, b *watchBench) {
+		get := func() {
+			t.Helper()
+			if _, err := b.call(worker, resolve.Request{Configs: map[string]string{"p": vault + "::plain"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		get()
+		get()
+		b.Lost(b.integration, parsed(t, vault+"::plain"), "v0")
+		get()
+		if n := b.store.reads.Load(); n != 1 {
+			t.Errorf("%d reads", n)
+		}
+		b.Lost(b.integration, parsed(t, vault+"::plain"), "v1")
+		get()
+		if n := b.store.reads.Load(); n != 2 {
+			t.Errorf("%d reads after the loss", n)
+		}
+	})
+}

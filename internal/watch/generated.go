@@ -137,3 +137,23 @@ func (s *Stream) changeDue(it *item) time.Time {
 	}
 	return due
 }
+
+// Lost says that a store has revoked the generated credential of a version, which the cache
+// does not have any more. If it is watched, the Hub reads another one.
+func (h *Hub) Lost(key cache.Key, version string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
+		if !t.valid(now) || t.version != version {
+			continue
+		}
+		t.expiresAt = now
+		if t.kept {
+			h.schedule(t, now)
+		} else {
+			h.readSoon(t)
+		}
+	}
+	h.poke()
+}

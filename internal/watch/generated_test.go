@@ -309,3 +309,32 @@ func TestGeneratedKeptIsBounded(t *testing.T) {
 		clear(h.kept)
 	})
 }
+
+// TestGeneratedLost: a credential that the store has revoked is replaced at once if it is
+// watched.
+func TestGeneratedLost(t *testing.T) {
+	vend(t, Config{Splay: time.Hour}, renewable, func(t *testing.T, h *Hub, v *vending) {
+		lose := func(version string) {
+			v.do(func() {
+				if version == v.cached.Version {
+					v.cached = cache.Load{}
+				}
+			})
+			h.Lost(v.key(), version)
+		}
+		s := open(t, h, alice, v.item(""))
+		expect(t, s, time.Second, "0 CURRENT v1, complete")
+		time.Sleep(time.Minute)
+		lose("v0")
+		expect(t, s, time.Minute, "")
+		lose("v1")
+		expect(t, s, 2*time.Second, "0 CHANGED v2")
+		s.Close()
+		lose("v2")
+		time.Sleep(time.Minute)
+		v.expectCreated(2)
+		if len(h.kept) > 0 {
+			t.Error("a credential that was revoked is kept")
+		}
+	})
+}

@@ -3,6 +3,7 @@ package vaultkv
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -156,8 +157,11 @@ func (s *store) extend(ctx context.Context, path string, kept *lease) (*secret.S
 }
 
 // errLeaseOver means that a lease cannot be renewed any more, or only for a short
-// time.
-var errLeaseOver = errors.New("vaultkv: the lease is over")
+// time. errRevoked is the errLeaseOver of a lease that the server does not know any more.
+var (
+	errLeaseOver = errors.New("vaultkv: the lease is over")
+	errRevoked   = fmt.Errorf("%w: it was revoked", errLeaseOver)
+)
 
 // renew extends a lease. Its error is errLeaseOver, or the error of a request that
 // got no response about the lease.
@@ -171,10 +175,12 @@ func (s *store) renew(ctx context.Context, kept *lease) error {
 	}
 	a, err := s.client.do(ctx, http.MethodPut, ses.token, "sys/leases/renew", "", map[string]string{"lease_id": kept.id})
 	var status *statusError
-	if errors.As(err, &status) && status.status < http.StatusInternalServerError && status.status != http.StatusTooManyRequests {
-		return errLeaseOver
-	}
-	if err != nil {
+	switch {
+	case errors.As(err, &status) && (status.status == http.StatusBadRequest || status.status == http.StatusNotFound):
+		return errRevoked
+	case status != nil && status.status < http.StatusInternalServerError && status.status != http.StatusTooManyRequests:
+		return errLeaseOver // the role may not renew it, for example
+	case err != nil:
 		return err
 	}
 	if a.LeaseID != kept.id || a.LeaseDuration <= 0 {
@@ -202,7 +208,8 @@ func (s *store) renewInTime(path string) {
 
 // renewUsed renews the lease of a path if the credential was read since the last
 // renewal by the timer. The callers that read it keep using it, and the next read
-// returns it again. Otherwise renewUsed drops the lease. A credential therefore ends
+// returns it again. If the server has revoked the lease, renewUsed reports it. A lease
+// that was not read is dropped. A credential therefore ends
 // at most two lease durations after its last read.
 func (s *store) renewUsed(ctx context.Context, path string) {
 	kept, err := s.leases.take(ctx, path)
@@ -223,6 +230,9 @@ func (s *store) renewUsed(ctx context.Context, path string) {
 		s.keepLease(path, kept)
 	case errors.Is(err, errLeaseOver):
 		kept.secret.Release()
+		if errors.Is(err, errRevoked) { // callers have it, and the cache
+			s.cfg.Lost(s.in, secret.Ref{Kind: secret.KindHashiCorpVault, Store: s.vault.Address, Name: path}, kept.secret.Version)
+		}
 	default:
 		s.leases.keep(path, kept, kept.end.Sub(s.now())/leaseRetry)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -171,4 +172,39 @@ func TestLeaseClock(t *testing.T) {
 	f := newFront(t, v)
 	fetch(t, f.open(t, f.Config(), f.integration(t, roleID, secretID)), "database/creds/app").Release()
 	<-renewed
+}
+
+// TestRevokedLeaseIsReported: callers have a credential whose lease was revoked, and so has
+// the cache. One that only cannot be renewed is valid until its end.
+func TestRevokedLeaseIsReported(t *testing.T) {
+	v := newFake()
+	newEngine(v)
+	status, lost := 0, ""
+	renewed := v.renewed
+	v.renewed = func(w http.ResponseWriter, r *http.Request) {
+		if status == 0 {
+			renewed(w, r)
+			return
+		}
+		providertest.WriteJSON(w, status, `{"errors":["lease not found"]}`)
+	}
+	f := newFront(t, v)
+	cfg := f.Config()
+	cfg.Lost = func(in *integration.Integration, ref secret.Ref, version string) {
+		lost = in.ID + " " + ref.String() + " " + version
+	}
+	s := f.open(t, cfg, f.integration(t, roleID, secretID))
+	const path = "database/creds/app"
+	for _, tt := range []struct {
+		status int
+		want   string
+	}{{0, ""}, {500, ""}, {403, ""}, {400, "it " + address + "::" + path + " made-2"}, {404, "it " + address + "::" + path + " made-3"}} {
+		fetch(t, s, path).Release()
+		status, lost = tt.status, ""
+		s.renewUsed(t.Context(), path)
+		if lost != tt.want {
+			t.Errorf("%d: %q, want %q", tt.status, lost, tt.want)
+		}
+		status = 0
+	}
 }
