@@ -100,6 +100,13 @@ func (v *vending) expectCreated(want int) {
 	}
 }
 
+// keptBy returns the number of targets that are kept.
+func keptBy(h *Hub) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.kept)
+}
+
 func (*vending) item(known string) Item {
 	return Item{IntegrationID: "it", Ref: ref("creds"), Known: known}
 }
@@ -188,8 +195,8 @@ func TestGeneratedIsNotReadAgain(t *testing.T) {
 		}
 		v.expectCreated(1)
 		role.Close()
-		if s := h.Stats(); s.Secrets != 0 || len(h.kept) != 1 {
-			t.Errorf("%+v, %d kept", s, len(h.kept))
+		if s := h.Stats(); s.Secrets != 0 || keptBy(h) != 1 {
+			t.Errorf("%+v, %d kept", s, keptBy(h))
 		}
 		v.resolve() // of a caller that does not watch
 		s := open(t, h, alice, v.item("v2"))
@@ -293,16 +300,20 @@ func TestGeneratedKeptIsBounded(t *testing.T) {
 		v.do(func() { v.failing = secret.Errorf(secret.ReasonAccessDenied, "no") })
 		time.Sleep(2 * ttl)
 		v.resolve()
-		if len(h.kept)+len(h.targets) != 0 {
-			t.Errorf("%d kept, %d targets", len(h.kept), len(h.targets))
+		if n := keptBy(h); n+h.Stats().Secrets != 0 {
+			t.Errorf("%d kept, %d targets", n, h.Stats().Secrets)
 		}
+		h.mu.Lock()
 		for len(h.kept) < maxKept {
 			h.kept[new(target)] = struct{}{}
 		}
+		h.mu.Unlock()
 		v.do(func() { v.failing = nil })
 		s = open(t, h, alice, v.item(""))
 		expect(t, s, time.Second, "0 CURRENT v1, complete")
 		s.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		if len(h.targets) != 0 {
 			t.Errorf("%d targets", len(h.targets))
 		}
@@ -333,7 +344,7 @@ func TestGeneratedLost(t *testing.T) {
 		lose("v2")
 		time.Sleep(time.Minute)
 		v.expectCreated(2)
-		if len(h.kept) > 0 {
+		if keptBy(h) > 0 {
 			t.Error("a credential that was revoked is kept")
 		}
 	})
