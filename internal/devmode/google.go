@@ -20,6 +20,7 @@ const (
 	GoogleProject       = "projects/my-project"
 
 	googleRegion = GoogleProject + "/locations/europe-west3"
+	googleEvents = GoogleProject + "/subscriptions/secretbroker"
 	googleReader = "connect-reader@my-project.iam.gserviceaccount.com"
 	googlePool   = "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/broker"
 	googleBroker = "principal:" + googlePool + "/subject/broker"
@@ -51,7 +52,7 @@ func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
 		TokenFile:       filepath.Join(dir, "google-token.txt"),
 	}
 	env.Google = g
-	data := map[string]any{"Env": env, "ID": GoogleIntegrationID, "Reader": googleReader}
+	data := map[string]any{"Env": env, "ID": GoogleIntegrationID, "Reader": googleReader, "Events": googleEvents}
 	if err := writeTemplate(g.SecretsFile, "google-secrets.yaml", data, writeIfAbsent); err != nil {
 		return nil, err
 	}
@@ -84,6 +85,7 @@ func (env *Environment) addGoogle(opts Options) (http.Handler, error) {
 		Base: secretmanager.State{
 			ServiceAccounts: map[string]*secretmanager.ServiceAccount{googleReader: {TokenCreators: []string{googleBroker}}},
 			SubjectTokens:   map[string]string{subject: googleBroker},
+			Subscriptions:   map[string]*secretmanager.Subscription{googleEvents: {Subscribers: []string{googleReader}}},
 		},
 	})
 	if err != nil {

@@ -47,13 +47,14 @@ func (in *Integration) Facts() Facts {
 	return f
 }
 
-// CloudPolicy is a policy document that an integration requires at its cloud, for pasting.
+// CloudPolicy is a policy document that an integration requires at its cloud, or the commands
+// that create it, for pasting.
 type CloudPolicy struct {
 	// ID is that of the document's Fact.
 	ID string
 	// Title states the purpose of the document and where to paste it.
 	Title string
-	// JSON is indented. It contains no secret. Capitalized words in angle brackets are
+	// JSON is indented, or has one command on each line. It contains no secret. Capitalized words in angle brackets are
 	// placeholders.
 	JSON string
 }

@@ -157,6 +157,8 @@ func TestOwnersOfKinds(t *testing.T) {
 		{awsSample, awsKeys(), "sts_endpoint", "https://elsewhere.example.org", secret.ReasonAccessDenied},
 		{gcpSample, secrets("gcp.credential.key"), "projects", []any{"projects/another-project"}, ""},
 		{gcpSample, secrets("gcp.credential.key"), "credential", map[string]any{"type": "metadata_server"}, secret.ReasonAccessDenied},
+		{gcpSample, secrets("gcp.credential.key"), "events", map[string]any{"subscription": "projects/my-project/subscriptions/s-1"}, ""},
+		{gcpSample, secrets("gcp.credential.key"), "events", map[string]any{"subscription": "projects/my-project/subscriptions/s-1", "credential": map[string]any{"type": "metadata_server"}}, secret.ReasonAccessDenied},
 		{gcpSample, secrets("gcp.credential.key"), "credential", map[string]any{"type": "application_default"}, secret.ReasonAccessDenied},
 		{gcpSample, secrets("gcp.credential.key"), "credential", map[string]any{"type": "workload_identity_federation", "config_file": "/etc/x"}, secret.ReasonAccessDenied},
 	} {

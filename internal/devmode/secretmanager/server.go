@@ -24,8 +24,8 @@ const (
 	iamHost    = "iamcredentials.googleapis.com"
 )
 
-// Server is the fake: Secret Manager and the token endpoints by the host of a request, and
-// the metadata server for every other host. It is safe for concurrent use and starts no
+// Server is the fake: Secret Manager, Pub/Sub and the token endpoints by the host of a request,
+// and the metadata server for every other host. It is safe for concurrent use and starts no
 // goroutine, so there is nothing to close.
 type Server struct {
 	state  atomic.Pointer[State]
@@ -33,6 +33,7 @@ type Server struct {
 	now    func() time.Time
 	reads  atomic.Int64
 	file   *secretsfile.File[document] // nil if the state is only in memory
+	queues queues
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -51,12 +52,15 @@ func New(state *State, now func() time.Time) (*Server, error) {
 	return s, nil
 }
 
-// Replace replaces the state for future requests.
+// Replace replaces the state for future requests, and sends notifications of the changes to the
+// subscriptions.
 func (s *Server) Replace(state *State) error {
 	if err := state.check(); err != nil {
 		return fmt.Errorf("secretmanager: %w", err)
 	}
-	s.state.Store(state)
+	if before := s.state.Swap(state); before != nil {
+		s.queues.publish(state.Subscriptions, s.now(), notifications(before, state, s.now()))
+	}
 	return nil
 }
 
@@ -94,6 +98,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveSTS(w, r, state)
 	case host == iamHost:
 		s.serveIAM(w, r, state)
+	case host == pubsubHost:
+		s.servePubSub(w, r, state)
 	default:
 		s.serveMetadata(w, r, state)
 	}
@@ -166,8 +172,8 @@ func writeVersion(w http.ResponseWriter, parent string, secret *Secret, version 
 		return
 	}
 	v := secret.Versions[n-1]
-	if v.State != "" && v.State != "ENABLED" {
-		writeError(w, apiFault{http.StatusBadRequest, "FAILED_PRECONDITION", "Secret Version [" + full + "] is in " + v.State + " state.", "", nil})
+	if state := v.state(); state != "ENABLED" {
+		writeError(w, apiFault{http.StatusBadRequest, "FAILED_PRECONDITION", "Secret Version [" + full + "] is in " + state + " state.", "", nil})
 		return
 	}
 	payload, _ := v.payload() // check has decoded it before

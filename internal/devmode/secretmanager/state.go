@@ -18,6 +18,9 @@ type State struct {
 	// SubjectTokens maps tokens of another identity provider to identities, such as
 	// principal://iam.googleapis.com/...
 	SubjectTokens map[string]string `yaml:"subject_tokens"`
+	// Subscriptions are those of Pub/Sub by their resource names,
+	// "projects/PROJECT/subscriptions/NAME".
+	Subscriptions map[string]*Subscription `yaml:"subscriptions"`
 	// Machine is the service account of the metadata server, if any.
 	Machine string `yaml:"machine"`
 }
@@ -75,6 +78,13 @@ func (v Version) payload() ([]byte, error) {
 		return base64.StdEncoding.DecodeString(v.Value)
 	}
 	return []byte(v.Value), nil
+}
+
+func (v Version) state() string {
+	if v.State == "" {
+		return "ENABLED"
+	}
+	return v.State
 }
 
 // maxPayload is Secret Manager's limit, in bytes.

@@ -24,9 +24,13 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-// scope is the only OAuth scope that Secret Manager accepts. The identity's roles
-// determine what it may do.
-const scope = "https://www.googleapis.com/auth/cloud-platform"
+// The OAuth scopes of tokens. The identity's roles determine what it may do within them.
+const (
+	// allScope is the only one that Secret Manager and IAM Service Account Credentials accept.
+	allScope = "https://www.googleapis.com/auth/cloud-platform"
+	// pubsubScope is for Pub/Sub only.
+	pubsubScope = "https://www.googleapis.com/auth/pubsub"
+)
 
 const (
 	oauthURL = "https://" + OAuthHost + "/token"
@@ -64,36 +68,49 @@ type step struct {
 	get func(ctx context.Context, client *caller, before token) (token, error)
 }
 
-// newIdentity reads the files of the integration's credential. Its errors are
-// *secret.Error that name the setting or file to fix, never a file's content.
-func newIdentity(ctx context.Context, in *integration.Integration) (*identity, error) {
-	g := settingsOf(in)
+// newIdentity reads the files of a login of the integration. The identity's tokens have the
+// scope. Its errors are *secret.Error that name the setting or file to fix, never a file's
+// content.
+func newIdentity(ctx context.Context, in *integration.Integration, l login, scope string) (*identity, error) {
+	of := origin{setting: l.credentialAt, scope: scope}
+	if l.account != "" {
+		of.scope = allScope // for the impersonation
+	}
 	var id *identity
 	var err error
-	switch g.Credential.Type {
+	switch l.credential.Type {
 	case MetadataServer:
-		id = fromMetadataServer()
+		id = fromMetadataServer(of.at("type"))
 	case WorkloadIdentityFederation:
-		id, err = fromFile("gcp.credential.config_file", g.Credential.ConfigFile, "external_account")
+		id, err = fromFile(of.at("config_file"), l.credential.ConfigFile, "external_account")
 	case ServiceAccountKey:
-		id, err = fromKey(ctx, in)
+		id, err = fromKey(ctx, in, of.at("key_file"), l.credential.KeyFile)
 	case ApplicationDefault:
-		id, err = fromDefault()
+		id, err = fromDefault(of)
 	default:
-		return nil, storeerror.Setup("gcp.credential.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default")
+		return nil, storeerror.Setup("%s.type is not one of metadata_server, workload_identity_federation, service_account_key, application_default", l.credentialAt)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if account := g.ImpersonateServiceAccount; account != "" {
-		if !serviceAccount.MatchString(account) {
-			return nil, storeerror.Setup("gcp.impersonate_service_account is not a service account's e-mail address")
+	if l.account != "" {
+		if !serviceAccount.MatchString(l.account) {
+			return nil, storeerror.Setup("%s is not a service account's e-mail address", l.accountAt)
 		}
-		id.steps = append(id.steps, impersonation(account, "gcp.impersonate_service_account"))
+		id.steps = append(id.steps, impersonation(l.account, origin{l.accountAt, scope}))
 		id.quotaProject = ""
 	}
 	return id, nil
 }
+
+// origin is the setting that a step of an identity comes from, and the scope of its token.
+type origin struct{ setting, scope string }
+
+// at returns the origin with a setting below o's.
+func (o origin) at(name string) origin { return origin{o.setting + "." + name, o.scope} }
+
+// named returns the origin with something else that has the place of a setting in messages.
+func (o origin) named(name string) origin { return origin{name, o.scope} }
 
 // Google's own tools look for credentials in the file that defaultVariable names, or
 // in gcloud's own file.
@@ -101,18 +118,18 @@ const defaultVariable = "GOOGLE_APPLICATION_CREDENTIALS"
 
 // fromDefault looks for a credential where Google's tools do: in the file that the
 // environment names, in gcloud's own file, at the metadata server.
-func fromDefault() (*identity, error) {
+func fromDefault(of origin) (*identity, error) {
 	types := []string{"service_account", "external_account", "authorized_user"}
 	if path := os.Getenv(defaultVariable); path != "" {
-		return fromFile(defaultVariable, path, types...)
+		return fromFile(of.named(defaultVariable), path, types...)
 	}
 	if home, err := os.UserHomeDir(); err == nil {
 		path := filepath.Join(home, ".config", "gcloud", "application_default_credentials.json")
 		if _, err := os.Stat(path); err == nil {
-			return fromFile("gcloud's application default credentials", path, types...)
+			return fromFile(of.named("gcloud's application default credentials"), path, types...)
 		}
 	}
-	return fromMetadataServer(), nil
+	return fromMetadataServer(of.at("type")), nil
 }
 
 // credentialFile holds the fields that are checked in credential files of all types.
@@ -140,28 +157,27 @@ type credentialFile struct {
 // fromKey returns the identity of a service account's key. The owner of the
 // integration may store a key with it, because a key names nothing on the broker's
 // machine. The configuration of a federation does, so it is accepted only from files.
-func fromKey(ctx context.Context, in *integration.Integration) (*identity, error) {
-	const setting = "gcp.credential.key_file"
-	path := settingsOf(in).Credential.KeyFile
-	data, err := egress.ReadPrivateKey(ctx, in.Stored(setting), setting, path)
+func fromKey(ctx context.Context, in *integration.Integration, of origin, path string) (*identity, error) {
+	data, err := egress.ReadPrivateKey(ctx, in.Stored(of.setting), of.setting, path)
 	if err != nil {
 		return nil, err
 	}
-	return fromJSON(setting, egress.CredentialSource(path), data, "service_account")
+	return fromJSON(of, egress.CredentialSource(path), data, "service_account")
 }
 
 // fromFile returns the identity of a credential file, which must have one of types.
-func fromFile(setting, path string, types ...string) (*identity, error) {
-	data, err := egress.ReadFile(setting, path)
+func fromFile(of origin, path string, types ...string) (*identity, error) {
+	data, err := egress.ReadFile(of.setting, path)
 	if err != nil {
 		return nil, err
 	}
-	return fromJSON(setting, path, data, types...)
+	return fromJSON(of, path, data, types...)
 }
 
 // fromJSON returns the identity of data, the content of path. It takes ownership of
 // data.
-func fromJSON(setting, path string, data []byte, types ...string) (*identity, error) {
+func fromJSON(of origin, path string, data []byte, types ...string) (*identity, error) {
+	setting := of.setting
 	defer clear(data)
 	var f credentialFile
 	if json.Unmarshal(data, &f) != nil { // the error quotes the content
@@ -177,11 +193,11 @@ func fromJSON(setting, path string, data []byte, types ...string) (*identity, er
 	var fault string
 	switch f.Type {
 	case "service_account":
-		id, fault = f.serviceAccountKey(setting)
+		id, fault = f.serviceAccountKey(of)
 	case "external_account":
-		id, fault = f.federation(setting)
+		id, fault = f.federation(of)
 	default:
-		id, fault = f.user(setting)
+		id, fault = f.user(of)
 	}
 	if fault != "" {
 		return nil, storeerror.Setup("%s: %s: %s", setting, path, fault)
@@ -192,7 +208,7 @@ func fromJSON(setting, path string, data []byte, types ...string) (*identity, er
 // tokenURIs are the values that Google has written into key files over the years.
 var tokenURIs = []string{"", oauthURL, "https://accounts.google.com/o/oauth2/token", "https://www.googleapis.com/oauth2/v4/token"}
 
-func (f *credentialFile) serviceAccountKey(setting string) (_ *identity, fault string) {
+func (f *credentialFile) serviceAccountKey(of origin) (_ *identity, fault string) {
 	switch {
 	case !serviceAccount.MatchString(f.ClientEmail):
 		return nil, "client_email is not a service account's e-mail address"
@@ -203,17 +219,17 @@ func (f *credentialFile) serviceAccountKey(setting string) (_ *identity, fault s
 	}
 	conf := &jwt.Config{
 		Email: f.ClientEmail, PrivateKey: []byte(f.PrivateKey), PrivateKeyID: f.PrivateKeyID,
-		Scopes: []string{scope}, TokenURL: oauthURL,
+		Scopes: []string{of.scope}, TokenURL: oauthURL,
 	}
 	return &identity{steps: []step{{
-		who: oauthEndpoint, setting: setting,
+		who: oauthEndpoint, setting: of.setting,
 		get: func(ctx context.Context, client *caller, _ token) (token, error) {
 			return result(conf.TokenSource(client.oauth(ctx)).Token())
 		},
 	}}}, ""
 }
 
-func (f *credentialFile) user(setting string) (_ *identity, fault string) {
+func (f *credentialFile) user(of origin) (_ *identity, fault string) {
 	if f.ClientID == "" || f.ClientSecret == "" || f.RefreshToken == "" {
 		return nil, "client_id, client_secret or refresh_token is missing"
 	}
@@ -221,33 +237,36 @@ func (f *credentialFile) user(setting string) (_ *identity, fault string) {
 		return nil, "quota_project_id is not a project's ID"
 	}
 	conf := &oauth2.Config{
-		ClientID: f.ClientID, ClientSecret: f.ClientSecret, Scopes: []string{scope},
+		ClientID: f.ClientID, ClientSecret: f.ClientSecret, Scopes: []string{of.scope},
 		Endpoint: oauth2.Endpoint{TokenURL: oauthURL, AuthStyle: oauth2.AuthStyleInParams},
 	}
 	refresh := f.RefreshToken
 	return &identity{quotaProject: f.QuotaProjectID, steps: []step{{
-		who: oauthEndpoint, setting: setting,
+		who: oauthEndpoint, setting: of.setting,
 		get: func(ctx context.Context, client *caller, _ token) (token, error) {
 			return result(conf.TokenSource(client.oauth(ctx), &oauth2.Token{RefreshToken: refresh}).Token())
 		},
 	}}}, ""
 }
 
-func (f *credentialFile) federation(setting string) (_ *identity, fault string) {
+func (f *credentialFile) federation(of origin) (_ *identity, fault string) {
 	account, fault := f.check()
 	if fault != "" {
 		return nil, fault
 	}
-	source := subjectToken{setting: setting + ", credential_source.file", path: f.CredentialSource.File, field: f.CredentialSource.field()}
+	source := subjectToken{setting: of.setting + ", credential_source.file", path: f.CredentialSource.File, field: f.CredentialSource.field()}
 	if _, err := source.read(); err != nil {
 		return nil, secret.AsError(err).Message
 	}
 	conf := externalaccount.Config{
 		Audience: f.Audience, SubjectTokenType: f.SubjectTokenType, TokenURL: stsURL,
-		SubjectTokenSupplier: source, Scopes: []string{scope},
+		SubjectTokenSupplier: source, Scopes: []string{of.scope},
+	}
+	if account != "" {
+		conf.Scopes = []string{allScope} // for the impersonation
 	}
 	id := &identity{files: []string{source.path}, steps: []step{{
-		who: stsEndpoint, setting: setting,
+		who: stsEndpoint, setting: of.setting,
 		get: func(ctx context.Context, client *caller, _ token) (token, error) {
 			ts, err := externalaccount.NewTokenSource(client.oauth(ctx), conf)
 			if err != nil {
@@ -257,7 +276,7 @@ func (f *credentialFile) federation(setting string) (_ *identity, fault string) 
 		},
 	}}}
 	if account != "" {
-		id.steps = append(id.steps, impersonation(account, setting))
+		id.steps = append(id.steps, impersonation(account, of))
 	}
 	return id, ""
 }

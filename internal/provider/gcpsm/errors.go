@@ -138,7 +138,7 @@ func explainToken(ctx context.Context, s step, timeout time.Duration, x exchange
 		o := egress.OutageOf(x.err, advice)
 		switch {
 		case s.who == metadataEndpoint:
-			o.Text = "cannot be reached; there is one only on Google Cloud: elsewhere, use another gcp.credential.type"
+			o.Text = "cannot be reached; there is one only on Google Cloud: elsewhere, use another " + s.setting
 		case o.Text == "":
 			o.Text = "cannot be reached"
 		case errors.As(x.err, new(egress.AnswerError)):

@@ -42,10 +42,10 @@ func metadataOrigin() string {
 // the maximum that Google permits unless an organization policy allows more.
 const tokenLifetime = "3600s"
 
-func fromMetadataServer() *identity {
+func fromMetadataServer(of origin) *identity {
 	url := metadataOrigin() + metadataPath
 	return &identity{steps: []step{{
-		who: metadataEndpoint, setting: "gcp.credential.type",
+		who: metadataEndpoint, setting: of.setting,
 		get: func(ctx context.Context, client *caller, _ token) (token, error) {
 			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 			if err != nil {
@@ -71,12 +71,12 @@ func fromMetadataServer() *identity {
 // impersonation exchanges the token of the previous step for a token of account.
 // Source: IAM Service Account Credentials API,
 // projects.serviceAccounts.generateAccessToken.
-func impersonation(account, setting string) step {
+func impersonation(account string, of origin) step {
 	url := impersonationURL(account)
 	return step{
-		who: iamEndpoint, setting: setting,
+		who: iamEndpoint, setting: of.setting,
 		get: func(ctx context.Context, client *caller, before token) (token, error) {
-			body := `{"scope":["` + scope + `"],"lifetime":"` + tokenLifetime + `"}`
+			body := `{"scope":["` + of.scope + `"],"lifetime":"` + tokenLifetime + `"}`
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 			if err != nil {
 				return token{}, err

@@ -24,15 +24,10 @@ package gcpsm
 
 import (
 	"context"
-	"errors"
-	"net/http"
-	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
-	"github.com/secretbroker/secretbroker/internal/provider/egress"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
-	"github.com/secretbroker/secretbroker/internal/provider/task"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -48,14 +43,8 @@ func Opener(cfg provider.Config) provider.Opener {
 
 // store reads the projects of one integration.
 type store struct {
-	cfg     provider.Config
-	in      *integration.Integration
+	*connection
 	hosts   map[string]string // from canonical store to the host that has its secrets
-	api     *http.Client      // to Secret Manager
-	login   *http.Client      // to the token endpoints
-	tokens  *tokenSource
-	tasks   *task.Group
-	quota   string // the project that pays, empty for the secret's own
 	numbers numbers
 }
 
@@ -67,51 +56,23 @@ func open(ctx context.Context, cfg provider.Config, in *integration.Integration)
 	if len(g.Stores) == 0 {
 		return nil, storeerror.Setup("gcp.projects is empty; list the projects whose secrets the integration may read")
 	}
-	cfg = cfg.For(in)
-	s := &store{cfg: cfg, in: in, hosts: make(map[string]string, len(g.Stores)), tasks: task.NewGroup()}
+	hosts := make(map[string]string, len(g.Stores))
 	for _, project := range g.Stores {
 		// The location in the store's name determines the host, so an invalid store
 		// must not get here.
 		if canonical, err := secret.KindGCPSecretManager.ParseStore(project); err != nil || canonical != project {
 			return nil, storeerror.Setup("gcp.projects has an entry that is not projects/PROJECT or projects/PROJECT/locations/LOCATION")
 		}
-		s.hosts[project] = secret.GCPEndpoint(project)
+		hosts[project] = secret.GCPEndpoint(project)
 	}
-	roots, err := egress.LoadRoots("gcp.ca_file", g.CAFile)
+	c, err := connect(ctx, cfg, in, connectConfig{login: g.readLogin(), scope: allScope, hosts: g.Endpoints()})
 	if err != nil {
 		return nil, err
 	}
-	id, err := newIdentity(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	client := func(hosts, local []string) *http.Client {
-		origins := make([]string, len(hosts))
-		for i, h := range hosts {
-			origins[i] = "https://" + h
-		}
-		out := cfg.Egress(in)
-		out.Origins, out.Local, out.Roots = origins, local, roots
-		out.Dial, out.PrivateEndpoint = g.Dial, g.PrivateEndpoint
-		return egress.NewClient(out)
-	}
-	var local []string
-	switch g.Credential.Type {
-	case MetadataServer, ApplicationDefault:
-		local = []string{metadataOrigin()}
-	}
-	s.api, s.login = client(g.Endpoints(), nil), client(g.TokenHosts(), local)
-	s.quota = id.quotaProject
-	s.tokens = newTokenSource(cfg, cfg.Logger, id, s.login.Transport, s.tasks)
-	return s, nil
+	return &store{connection: c, hosts: hosts}, nil
 }
 
 // Fetch implements provider.Provider.
-//
-// Secret Manager may refuse a token that has not expired, for example after an
-// administrator disabled the service account or deleted its key. The first Fetch that
-// gets such a refusal drops the token. Every Fetch that got one tries once more with
-// another token.
 func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, error) {
 	if err := provider.CheckRef(ref, secret.KindGCPSecretManager); err != nil {
 		return nil, err
@@ -120,7 +81,11 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	if !ok {
 		return nil, secret.Errorf(secret.ReasonStoreNotAllowed, "the project is not one of the integration's; add it to gcp.projects, spelt like in the reference")
 	}
-	sec, answered, err := s.fetch(ctx, host, ref)
+	var sec *secret.Secret
+	answered, err := s.withToken(ctx, func(tok token) (answered bool, err error) {
+		sec, answered, err = s.read(ctx, host, ref, tok)
+		return answered, err
+	})
 	if err == nil {
 		return sec, nil
 	}
@@ -131,30 +96,5 @@ func (s *store) Fetch(ctx context.Context, ref secret.Ref) (*secret.Secret, erro
 	return nil, e
 }
 
-// fetch reads ref. answered reports whether the last request got a response that
-// shows that the service works.
-func (s *store) fetch(ctx context.Context, host string, ref secret.Ref) (_ *secret.Secret, answered bool, err error) {
-	for again := false; ; again = true {
-		a, err := s.tokens.Get(ctx)
-		if err != nil {
-			return nil, false, err
-		}
-		sec, answered, err := s.read(ctx, host, ref, a.Value)
-		var refused *apiError
-		if again || !errors.As(err, &refused) || refused.status != http.StatusUnauthorized || !s.tokens.refused(a) {
-			return sec, answered, err
-		}
-	}
-}
-
-// closeTimeout limits how long Close waits for the operations that it has canceled.
-const closeTimeout = 5 * time.Second
-
 // Close implements provider.Provider.
-func (s *store) Close() error {
-	s.tokens.Close()
-	err := s.tasks.Stop(closeTimeout)
-	s.api.CloseIdleConnections()
-	s.login.CloseIdleConnections()
-	return err
-}
+func (s *store) Close() error { return s.close() }

@@ -23,6 +23,7 @@ import (
 const (
 	project       = "projects/my-project"
 	projectNumber = "123456789012"
+	eventsOf      = project + "/subscriptions/secretbroker"
 	regional      = project + "/locations/europe-west3"
 	apiHost       = "secretmanager.googleapis.com"
 	regionalHost  = "secretmanager.europe-west3.rep.googleapis.com"
@@ -67,11 +68,12 @@ func newFake(t testing.TB) *fake {
 		},
 		SubjectTokens: map[string]string{subject: federated},
 		Machine:       base,
+		Subscriptions: map[string]*secretmanager.Subscription{eventsOf: {Subscribers: []string{reader}}},
 	}
 	var err error
 	f.server, err = secretmanager.New(f.state, nil)
 	providertest.Must(t, err)
-	f.Serve(f.Certificate("*.googleapis.com", regionalHost), http.HandlerFunc(f.serve), apiHost, regionalHost, OAuthHost, STSHost, IAMCredentialsHost)
+	f.Serve(f.Certificate("*.googleapis.com", regionalHost), http.HandlerFunc(f.serve), apiHost, regionalHost, OAuthHost, STSHost, IAMCredentialsHost, pubsubHost)
 	return f
 }
 

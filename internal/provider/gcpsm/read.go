@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,11 +51,7 @@ func (s *store) try(ctx context.Context, host string, ref secret.Ref, tok token)
 	if err != nil {
 		return nil, false, false, err
 	}
-	req.Header.Set("Authorization", "Bearer "+tok.text())
-	req.Header.Set("User-Agent", "secretbroker")
-	if s.quota != "" {
-		req.Header.Set("X-Goog-User-Project", s.quota)
-	}
+	s.authorize(req, tok)
 	began := s.cfg.Now()
 	resp, err := s.api.Do(req)
 	if err != nil {
@@ -130,13 +125,16 @@ func (s *store) identifies(name string, ref secret.Ref) (version string, ok bool
 	if isNumber(ref.Version) && got.Version != ref.Version {
 		return "", false
 	}
-	askedProject, askedPlace, _ := strings.Cut(strings.TrimPrefix(ref.Store, "projects/"), "/")
-	gotProject, gotPlace, _ := strings.Cut(strings.TrimPrefix(got.Store, "projects/"), "/")
+	askedProject, askedPlace := splitStore(ref.Store)
+	gotProject, gotPlace := splitStore(got.Store)
 	if askedPlace != gotPlace {
 		return "", false
 	}
-	if askedProject != gotProject && (isNumber(askedProject) || !isNumber(gotProject) || !s.numbers.agree(askedProject, gotProject)) {
-		return "", false
+	if askedProject != gotProject {
+		if isNumber(askedProject) || !isNumber(gotProject) || !s.numbers.agree(askedProject, gotProject) {
+			return "", false
+		}
+		learnProject(askedProject, gotProject)
 	}
 	return got.Version, true
 }

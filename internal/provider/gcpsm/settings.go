@@ -13,10 +13,16 @@ import (
 func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindGCPSecretManager, Section: "gcp", Cloud: "gcp",
-		Mutable:     []string{"gcp.projects", "gcp.impersonate_service_account", "gcp.credential.type=service_account_key"},
-		Credentials: []string{"gcp.credential.key"},
-		Choices:     map[string][]string{"gcp.credential.type": integration.ChoiceNames(credentialRules)},
-		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+		Mutable: []string{
+			"gcp.projects", "gcp.impersonate_service_account", "gcp.credential.type=service_account_key",
+			"gcp.events.subscription", "gcp.events.impersonate_service_account", "gcp.events.credential.type=service_account_key",
+		},
+		Credentials: []string{"gcp.credential.key", "gcp.events.credential.key"},
+		Choices: map[string][]string{
+			"gcp.credential.type":        integration.ChoiceNames(credentialRules),
+			"gcp.events.credential.type": integration.ChoiceNames(credentialRules),
+		},
+		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
 
@@ -51,6 +57,8 @@ type Settings struct {
 	Dial map[string]string
 	// PrivateEndpoint permits host names to resolve to private addresses.
 	PrivateEndpoint bool
+	// Events is the source of events; nil if there is none.
+	Events *Events
 }
 
 // CredentialType is a method of authentication to Google.
@@ -81,14 +89,6 @@ type Credential struct {
 	KeyFile string
 }
 
-// The hosts that issue access tokens. Source: the API discovery documents of OAuth
-// 2.0, Security Token Service and IAM Service Account Credentials.
-const (
-	OAuthHost          = "oauth2.googleapis.com"
-	STSHost            = "sts.googleapis.com"
-	IAMCredentialsHost = "iamcredentials.googleapis.com"
-)
-
 // Endpoints returns the hosts of Secret Manager that have the secrets of Stores,
 // without duplicates.
 func (g *Settings) Endpoints() []string {
@@ -97,25 +97,6 @@ func (g *Settings) Endpoints() []string {
 		if host := secret.GCPEndpoint(s); !slices.Contains(hosts, host) {
 			hosts = append(hosts, host)
 		}
-	}
-	return hosts
-}
-
-// TokenHosts returns the hosts that may be asked for access tokens. The metadata
-// server is not among them.
-func (g *Settings) TokenHosts() []string {
-	var hosts []string
-	switch g.Credential.Type {
-	case WorkloadIdentityFederation:
-		// The file may also request a service account's token.
-		return []string{STSHost, IAMCredentialsHost}
-	case ServiceAccountKey:
-		hosts = []string{OAuthHost}
-	case ApplicationDefault:
-		return []string{OAuthHost, STSHost, IAMCredentialsHost}
-	}
-	if g.ImpersonateServiceAccount != "" {
-		hosts = append(hosts, IAMCredentialsHost)
 	}
 	return hosts
 }
@@ -132,6 +113,7 @@ func (g *Settings) List() []integration.Setting {
 			{Name: "gcp.private_endpoint", Value: integration.IfSet(g.PrivateEndpoint)},
 			{Name: "gcp.ca_file", Value: integration.IfFile(g.CAFile)},
 		},
+		g.Events.list(),
 		integration.Table("gcp.dial", g.Dial),
 	)
 }
@@ -143,6 +125,7 @@ type section struct {
 	CAFile                    string            `yaml:"ca_file"`
 	Dial                      map[string]string `yaml:"dial"`
 	PrivateEndpoint           bool              `yaml:"private_endpoint"`
+	Events                    eventsSection     `yaml:"events"`
 }
 
 type credentialSection struct {
@@ -169,19 +152,25 @@ func (p parser) settings(s *section) *Settings {
 		ImpersonateServiceAccount: s.ImpersonateServiceAccount,
 		PrivateEndpoint:           s.PrivateEndpoint,
 	}
-	g.Credential = p.credential(s.Credential)
-	if p.Has("gcp.impersonate_service_account") && !serviceAccountEmail.MatchString(s.ImpersonateServiceAccount) {
-		p.Fault("gcp.impersonate_service_account", "expected a service account's e-mail address, such as NAME@PROJECT.iam.gserviceaccount.com")
-	}
+	g.Credential = p.credential("gcp.credential", s.Credential)
+	p.account("gcp.impersonate_service_account", s.ImpersonateServiceAccount)
 	g.Stores = integration.StoreNames(p.Stores("gcp.projects", s.Projects, secret.KindGCPSecretManager, "at least one project is required, such as projects/my-project"))
 	g.CAFile = p.File("gcp.ca_file", s.CAFile, integration.UseCA)
+	g.Events = p.events(s)
 	g.Dial = p.dial(s.Dial, g)
 	return g
 }
 
-func (p parser) credential(s credentialSection) Credential {
+// account validates the setting at path, the e-mail address of a service account.
+func (p parser) account(path, email string) {
+	if p.Has(path) && !serviceAccountEmail.MatchString(email) {
+		p.Fault(path, "expected a service account's e-mail address, such as NAME@PROJECT.iam.gserviceaccount.com")
+	}
+}
+
+func (p parser) credential(path string, s credentialSection) Credential {
 	c := Credential{Type: CredentialType(s.Type)}
-	integration.ParseCredential(p.Parser, "gcp.credential", c.Type, credentialRules,
+	integration.ParseCredential(p.Parser, path, c.Type, credentialRules,
 		integration.CredentialSetting{Name: "config_file", Value: s.ConfigFile, To: &c.ConfigFile},
 		integration.CredentialSetting{Name: "key_file", Value: s.KeyFile, To: &c.KeyFile, Storable: true},
 	)
@@ -189,6 +178,6 @@ func (p parser) credential(s credentialSection) Credential {
 }
 
 func (p parser) dial(table map[string]string, g *Settings) map[string]string {
-	hosts := slices.Concat(g.Endpoints(), g.TokenHosts())
+	hosts := g.hosts()
 	return p.Dial("gcp.dial", table, hosts, "not a host that this integration contacts; those are "+strings.Join(hosts, ", "))
 }

@@ -51,12 +51,12 @@ func newTokenSource(cfg provider.Config, log *slog.Logger, id *identity, client 
 	return t
 }
 
-// refused records that Secret Manager refused a token. It reports whether Get may
+// refused records that the API refused a token. It reports whether Get may
 // return another one.
 func (t *tokenSource) refused(h *heldToken) bool {
 	again := t.Refused(h)
 	if again {
-		t.log.Warn("Secret Manager refused the access token; requesting another one")
+		t.log.Warn("Google refused the access token; requesting another one")
 	}
 	return again
 }

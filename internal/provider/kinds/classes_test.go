@@ -47,6 +47,9 @@ var settingClasses = map[string]string{
 	"gcp.projects": byOwner, "gcp.impersonate_service_account": byOwner, "gcp.credential.type=service_account_key": byOwner,
 	"gcp.credential.type=metadata_server": closes, "gcp.credential.type=workload_identity_federation": closes, "gcp.credential.type=application_default": closes,
 	"gcp.credential.config_file": closes, "gcp.credential.key_file": closes, "gcp.ca_file": closes, "gcp.dial": closes, "gcp.private_endpoint": closes,
+	"gcp.events.subscription": byOwner, "gcp.events.impersonate_service_account": byOwner, "gcp.events.credential.type=service_account_key": byOwner,
+	"gcp.events.credential.type=metadata_server": closes, "gcp.events.credential.type=workload_identity_federation": closes, "gcp.events.credential.type=application_default": closes,
+	"gcp.events.credential.config_file": closes, "gcp.events.credential.key_file": closes,
 
 	"vault.address": byOperator, "vault.namespace": byOwner, "vault.mounts": byOwner,
 	"vault.auth.type=approle": byOwner, "vault.auth.type=jwt": byOwner, "vault.auth.type=cert": byOwner, "vault.auth.type=token": byOwner,

@@ -25,7 +25,7 @@ var list = []struct {
 }{
 	{spec: azurekv.Spec(), opener: azurekv.Opener},
 	{spec: awssm.Spec(), opener: awssm.Opener, events: awssm.EventOpener},
-	{spec: gcpsm.Spec(), opener: gcpsm.Opener},
+	{spec: gcpsm.Spec(), opener: gcpsm.Opener, events: gcpsm.EventOpener},
 	{spec: vaultkv.Spec(), opener: vaultkv.Opener, keeps: vaultkv.Keeps},
 	{spec: localfile.Spec(), opener: localfile.Opener, events: localfile.EventOpener},
 }

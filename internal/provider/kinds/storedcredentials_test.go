@@ -33,6 +33,7 @@ func TestStoredCredentials(t *testing.T) {
 		{"aws profile", aws + "profile, profile: p}\n", nil, "", "aws.credential.credentials"},
 		{"aws web identity", aws + "web_identity, role_arn: 'arn:aws:iam::111122223333:role/r'}\n", nil, "", "aws.credential.token"},
 		{"gcp key", gcp + "service_account_key}\n", []string{"gcp.credential.key"}, "", "gcp.credential.config"},
+		{"gcp key for events", gcp + "metadata_server}\n  events: {subscription: projects/my-project/subscriptions/s-1, credential: {type: service_account_key}}\n", []string{"gcp.events.credential.key"}, "", "gcp.credential.key"},
 		{"gcp federation", gcp + "workload_identity_federation}\n", nil, "", "gcp.credential.config"},
 		{"vault secret ID", vault + "approle, role_id: r}\n", []string{"vault.auth.secret_id"}, "", "vault.auth.token"},
 		{"vault JWT", vault + "jwt, role: r}\n", []string{"vault.auth.token"}, "", "vault.auth.secret_id"},
