@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// AzureCloud is one of Azure's clouds: the DNS suffix of its vaults and the login
-// authority that issues tokens for them. A token of one cloud is not valid in
+// AzureCloud is one of Azure's clouds: the DNS suffixes of its vaults and queues and the
+// login authority that issues tokens for them. A token of one cloud is not valid in
 // another, so the broker must never combine the two from different clouds.
 type AzureCloud struct {
 	Name string
@@ -15,14 +15,18 @@ type AzureCloud struct {
 	VaultSuffix string
 	// AuthorityHost is the base URL of the cloud's login authority.
 	AuthorityHost string
+	// QueueSuffix follows a storage account's name in the host of its queues. It begins
+	// with a dot.
+	QueueSuffix string
 }
 
 // azureClouds lists the supported clouds. Source: Key Vault, "About keys, secrets
-// and certificates", DNS suffixes for base URL.
+// and certificates", DNS suffixes for base URL; Azure Storage, "Developer guide" of each
+// sovereign cloud.
 var azureClouds = []AzureCloud{
-	{"AzurePublic", ".vault.azure.net", "https://login.microsoftonline.com/"},
-	{"AzureChina", ".vault.azure.cn", "https://login.chinacloudapi.cn/"},
-	{"AzureGovernment", ".vault.usgovcloudapi.net", "https://login.microsoftonline.us/"},
+	{"AzurePublic", ".vault.azure.net", "https://login.microsoftonline.com/", ".queue.core.windows.net"},
+	{"AzureChina", ".vault.azure.cn", "https://login.chinacloudapi.cn/", ".queue.core.chinacloudapi.cn"},
+	{"AzureGovernment", ".vault.usgovcloudapi.net", "https://login.microsoftonline.us/", ".queue.core.usgovcloudapi.net"},
 }
 
 // AzureCloudOf returns the cloud of a canonical vault URL.
@@ -33,6 +37,17 @@ func AzureCloudOf(vault string) (AzureCloud, bool) {
 		}
 	}
 	return AzureCloud{}, false
+}
+
+// AzureCloudOfQueue returns the cloud of a host of queues, in lower case, and the name of
+// the storage account before the cloud's suffix.
+func AzureCloudOfQueue(host string) (cloud AzureCloud, account string, ok bool) {
+	for _, c := range azureClouds {
+		if account, ok := strings.CutSuffix(host, c.QueueSuffix); ok {
+			return c, account, true
+		}
+	}
+	return AzureCloud{}, "", false
 }
 
 // ParseAzureVault returns the canonical form of a vault's URL,

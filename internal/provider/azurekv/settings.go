@@ -19,10 +19,19 @@ func Spec() integration.Spec {
 			"azure.tenant_id", "azure.client_id", "azure.vaults",
 			"azure.credential.type=client_secret", "azure.credential.type=client_certificate",
 			"azure.credential.send_certificate_chain",
+			"azure.events.queue_url", "azure.events.tenant_id", "azure.events.client_id",
+			"azure.events.credential.type=client_secret", "azure.events.credential.type=client_certificate",
+			"azure.events.credential.send_certificate_chain",
 		},
-		Credentials: []string{"azure.credential.client_secret", "azure.credential.certificate"},
-		Choices:     map[string][]string{"azure.credential.type": integration.ChoiceNames(credentialRules)},
-		Parse:       integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
+		Credentials: []string{
+			"azure.credential.client_secret", "azure.credential.certificate",
+			"azure.events.credential.client_secret", "azure.events.credential.certificate",
+		},
+		Choices: map[string][]string{
+			"azure.credential.type":        integration.ChoiceNames(credentialRules),
+			"azure.events.credential.type": integration.ChoiceNames(credentialRules),
+		},
+		Parse: integration.ParseSection(func(p *integration.Parser, s *section) integration.Settings { return parser{p}.settings(s) }),
 	}
 }
 
@@ -47,8 +56,10 @@ type Settings struct {
 	// Vaults are the only vaults that are contacted, in canonical form
 	// (secret.ParseAzureVault). They all belong to one cloud.
 	Vaults []string
-	// CAFile is a PEM file with roots that are added to the system's, for the vaults
-	// and for the login authority; empty for none.
+	// Events is the source of events, if it has a QueueURL.
+	Events EventSettings
+	// CAFile is a PEM file with roots that are added to the system's, for the vaults,
+	// the queue and the login authority; empty for none.
 	CAFile string
 	// AuthorityHost is the https base URL of the login authority. It is never empty.
 	AuthorityHost string
@@ -59,8 +70,8 @@ type Settings struct {
 	// Dial maps a host name in lower case to the "host:port" to connect to instead.
 	// The certificate is still checked for the host name.
 	Dial map[string]string
-	// PrivateEndpoint permits the names of the vaults and of the login authority to
-	// resolve to private addresses.
+	// PrivateEndpoint permits the names of the vaults, of the queue and of the login
+	// authority to resolve to private addresses.
 	PrivateEndpoint bool
 }
 
@@ -110,6 +121,7 @@ func (a *Settings) List() []integration.Setting {
 			{Name: "azure.ca_file", Value: integration.IfFile(a.CAFile)},
 		},
 		integration.Table("azure.dial", a.Dial),
+		a.Events.list(),
 	)
 }
 
@@ -118,6 +130,7 @@ type section struct {
 	ClientID                 string            `yaml:"client_id"`
 	Credential               credentialSection `yaml:"credential"`
 	Vaults                   []string          `yaml:"vaults"`
+	Events                   eventsSection     `yaml:"events"`
 	CAFile                   string            `yaml:"ca_file"`
 	AuthorityHost            string            `yaml:"authority_host"`
 	DisableInstanceDiscovery bool              `yaml:"disable_instance_discovery"`
@@ -152,33 +165,40 @@ func (p parser) settings(s *section) *Settings {
 		DisableInstanceDiscovery: s.DisableInstanceDiscovery,
 		PrivateEndpoint:          s.PrivateEndpoint,
 	}
-	a.Credential = p.credential(s.Credential)
-	if s.TenantID != "" && !uuidPattern.MatchString(s.TenantID) && !integration.IsDomain(s.TenantID) {
-		p.Fault("azure.tenant_id", "expected a tenant's UUID or one of its domain names")
-	}
-	if s.ClientID != "" && !uuidPattern.MatchString(s.ClientID) {
-		p.Fault("azure.client_id", "expected an application's client ID, which is a UUID")
-	}
+	a.Credential = p.credential("azure", s.Credential)
+	p.identifiers("azure", s.TenantID, s.ClientID)
 	a.Vaults = p.vaults(s.Vaults)
+	a.Events = p.events(s.Events, a.Vaults)
 	a.CAFile = p.File("azure.ca_file", s.CAFile, integration.UseCA)
 	a.AuthorityHost = p.authority(s.AuthorityHost, a.Vaults)
-	a.Dial = p.Dial("azure.dial", s.Dial, a.hosts(), "not the host of a listed vault or of the authority; nothing else is contacted")
+	a.Dial = p.Dial("azure.dial", s.Dial, a.hosts(), "not the host of a listed vault, of the queue or of the authority; nothing else is contacted")
 	return a
 }
 
-func (p parser) credential(s credentialSection) Credential {
+// identifiers validates the tenant and the application of the identity in a section.
+func (p parser) identifiers(section, tenantID, clientID string) {
+	if tenantID != "" && !uuidPattern.MatchString(tenantID) && !integration.IsDomain(tenantID) {
+		p.Fault(section+".tenant_id", "expected a tenant's UUID or one of its domain names")
+	}
+	if clientID != "" && !uuidPattern.MatchString(clientID) {
+		p.Fault(section+".client_id", "expected an application's client ID, which is a UUID")
+	}
+}
+
+// credential validates the credential of the identity in a section.
+func (p parser) credential(section string, s credentialSection) Credential {
 	c := Credential{Type: CredentialType(s.Type), SendCertificateChain: s.SendCertificateChain}
 	if c.SendCertificateChain && c.Type != ClientCertificate {
-		p.Fault("azure.credential.send_certificate_chain", "only the credential type client_certificate has a certificate to send")
+		p.Fault(section+".credential.send_certificate_chain", "only the credential type client_certificate has a certificate to send")
 	}
-	if !integration.ParseCredential(p.Parser, "azure.credential", c.Type, credentialRules,
+	if !integration.ParseCredential(p.Parser, section+".credential", c.Type, credentialRules,
 		integration.CredentialSetting{Name: "client_secret_file", Value: s.ClientSecretFile, To: &c.ClientSecretFile, Storable: true},
 		integration.CredentialSetting{Name: "certificate_file", Value: s.CertificateFile, To: &c.CertificateFile, Storable: true},
 		integration.CredentialSetting{Name: "token_file", Value: s.TokenFile, To: &c.TokenFile, Use: integration.UseToken},
 	) {
 		return c
 	}
-	for _, id := range []string{"azure.tenant_id", "azure.client_id"} {
+	for _, id := range []string{section + ".tenant_id", section + ".client_id"} {
 		// The types with a file are credentials of an application.
 		if len(credentialRules[c.Type]) > 0 && !p.Has(id) {
 			p.Fault(id, "missing; the credential type %s requires it", c.Type)
@@ -223,6 +243,9 @@ func (a *Settings) hosts() []string {
 	hosts := make([]string, 0, len(a.Vaults)+1)
 	for _, v := range a.Vaults {
 		hosts = append(hosts, strings.TrimPrefix(v, "https://"))
+	}
+	if host := a.Events.host(); host != "" {
+		hosts = append(hosts, host)
 	}
 	if u, err := url.Parse(a.AuthorityHost); err == nil {
 		hosts = append(hosts, u.Hostname())

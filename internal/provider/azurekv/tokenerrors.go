@@ -29,7 +29,7 @@ var aadstsAdvice = map[string]string{
 	"AADSTS700211":  "no federated credential of the application has the token's issuer; check it",
 	"AADSTS700212":  "no federated credential of the application has the token's audience; check it",
 	"AADSTS700213":  "no federated credential of the application has the token's subject; check it",
-	"AADSTS500011":  "the tenant does not know Key Vault of this cloud; check azure.tenant_id and azure.authority_host",
+	"AADSTS500011":  "the tenant does not know the service that the token is for; check azure.tenant_id and azure.authority_host",
 	"AADSTS53003":   "a Conditional Access policy blocks the application; exempt it",
 }
 

@@ -30,6 +30,11 @@ var settingClasses = map[string]string{
 	"azure.credential.client_secret_file": closes, "azure.credential.certificate_file": closes, "azure.credential.token_file": closes,
 	"azure.ca_file": closes, "azure.authority_host": closes, "azure.disable_instance_discovery": closes, "azure.dial": closes, "azure.private_endpoint": closes,
 
+	"azure.events.queue_url": byOwner, "azure.events.tenant_id": byOwner, "azure.events.client_id": byOwner,
+	"azure.events.credential.type=client_secret": byOwner, "azure.events.credential.type=client_certificate": byOwner, "azure.events.credential.send_certificate_chain": byOwner,
+	"azure.events.credential.type=workload_identity": closes, "azure.events.credential.type=managed_identity": closes, "azure.events.credential.type=default": closes,
+	"azure.events.credential.client_secret_file": closes, "azure.events.credential.certificate_file": closes, "azure.events.credential.token_file": closes,
+
 	"aws.stores": byOwner, "aws.account_id": byOwner, "aws.fips": byOwner, "aws.sts_region": byOwner, "aws.rotation_dates": byOwner,
 	"aws.role.arn": byOwner, "aws.role.duration": byOwner, "aws.role.source_identity": byOwner, "aws.role.tags": byOwner,
 	"aws.role.external_id":       byOperator,

@@ -60,7 +60,7 @@ func TestDocumentCredentialFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := All().DecodeDocument("full.yaml", data)
-	want := map[string]string{"azure.credential.client_secret": "/d/credentials/client-secret"}
+	want := map[string]string{"azure.credential.client_secret": "/d/credentials/client-secret", "azure.events.credential.certificate": "/d/credentials/events.pem"}
 	if diff := cmp.Diff(want, doc.CredentialFiles("/d")); diff != "" {
 		t.Error(diff)
 	}

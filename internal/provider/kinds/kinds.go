@@ -23,7 +23,7 @@ var list = []struct {
 	keeps  func(*integration.Integration) bool
 	events func(provider.Config) provider.EventOpener
 }{
-	{spec: azurekv.Spec(), opener: azurekv.Opener},
+	{spec: azurekv.Spec(), opener: azurekv.Opener, events: azurekv.EventOpener},
 	{spec: awssm.Spec(), opener: awssm.Opener, events: awssm.EventOpener},
 	{spec: gcpsm.Spec(), opener: gcpsm.Opener, events: gcpsm.EventOpener},
 	{spec: vaultkv.Spec(), opener: vaultkv.Opener, keeps: vaultkv.Keeps},

@@ -48,10 +48,15 @@ func TestParseFull(t *testing.T) {
 		Placement:   integration.Placement{Cloud: "azure", Region: "westeurope"},
 
 		Settings: &azurekv.Settings{
-			TenantID:                 "11111111-2222-3333-4444-555555555555",
-			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
-			Credential:               azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
-			Vaults:                   []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
+			TenantID:   "11111111-2222-3333-4444-555555555555",
+			ClientID:   "66666666-7777-8888-9999-AAAAAAAAAAAA",
+			Credential: azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
+			Vaults:     []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
+			Events: azurekv.EventSettings{
+				QueueURL: "https://myaccount.queue.core.windows.net/secret-events",
+				TenantID: "contoso.example", ClientID: "77777777-8888-9999-aaaa-bbbbbbbbbbbb",
+				Credential: azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/etc/integrations/credentials/events.pem", SendCertificateChain: true},
+			},
 			CAFile:                   "/etc/integrations/ca.pem",
 			AuthorityHost:            "https://login.example.org:8443/",
 			DisableInstanceDiscovery: true,
@@ -68,7 +73,11 @@ func TestParseFull(t *testing.T) {
 	if r := got.Integration.Roles; !r.Has(authz.ResourceOwner, "spiffe://example.org/teams/cdc") || !r.Has(authz.Assigner, "spiffe://example.org/ops/a") || r.Has(authz.Auditor, "spiffe://example.org/ops/a") {
 		t.Errorf("roles: %+v", r)
 	}
-	refs := []integration.NamedFile{{Path: "/etc/integrations/credentials/client-secret", Use: integration.UseCredential}, {Path: "/etc/integrations/ca.pem", Use: integration.UseCA}}
+	refs := []integration.NamedFile{
+		{Path: "/etc/integrations/credentials/client-secret", Use: integration.UseCredential},
+		{Path: "/etc/integrations/credentials/events.pem", Use: integration.UseCredential},
+		{Path: "/etc/integrations/ca.pem", Use: integration.UseCA},
+	}
 	if diff := cmp.Diff(refs, got.Files, cmp.AllowUnexported(integration.NamedFile{})); diff != "" {
 		t.Error(diff)
 	}
@@ -221,7 +230,7 @@ func parseFaults() []parseFault {
 		{"authority with bad port", full + "  authority_host: https://login.example.org:0\n", "6: " + badAuthority},
 		{"authority with half a port", full + "  authority_host: 'https://login.example.org:'\n", "6: " + badAuthority},
 		{"dial to elsewhere", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    login.microsoftonline.com: 127.0.0.1:2\n    example.org: 127.0.0.1:3\n",
-			"9: azure.dial[example.org]: not the host of a listed vault or of the authority; nothing else is contacted"},
+			"9: azure.dial[example.org]: not the host of a listed vault, of the queue or of the authority; nothing else is contacted"},
 		{"dial twice", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1:1\n    ABC.vault.azure.net: 127.0.0.1:1\n", "7: azure.dial[abc.vault.azure.net]: the same host is listed twice"},
 		{"dial without port", full + "  dial:\n    abc.vault.azure.net: 127.0.0.1\n", "7: " + badDial},
 		{"dial without host", full + "  dial:\n    abc.vault.azure.net: :8444\n", "7: " + badDial},

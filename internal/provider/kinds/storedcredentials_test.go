@@ -13,7 +13,9 @@ import (
 // that uses it without naming a file, and that is invalid without it.
 func TestStoredCredentials(t *testing.T) {
 	const (
-		azure = "id: x\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-1111-1111-1111-111111111111\n  client_id: 22222222-2222-2222-2222-222222222222\n  vaults: [https://vault-a.vault.azure.net]\n  credential: {type: "
+		azure       = "id: x\nkind: AZURE_KEY_VAULT\nazure:\n  tenant_id: 11111111-1111-1111-1111-111111111111\n  client_id: 22222222-2222-2222-2222-222222222222\n  vaults: [https://vault-a.vault.azure.net]\n  credential: {type: "
+		azureEvents = azure + "managed_identity}\n  events:\n    queue_url: https://myaccount.queue.core.windows.net/events\n    tenant_id: 11111111-1111-1111-1111-111111111111\n" +
+			"    client_id: 22222222-2222-2222-2222-222222222222\n    credential: {type: "
 		aws   = "id: x\nkind: AWS_SECRETS_MANAGER\naws:\n  account_id: '111122223333'\n  stores: [https://secretsmanager.eu-west-1.amazonaws.com]\n  credential: {type: "
 		gcp   = "id: x\nkind: GCP_SECRET_MANAGER\ngcp:\n  projects: [projects/my-project]\n  credential: {type: "
 		vault = vaultHead + vaultRest + "  auth: {type: "
@@ -26,6 +28,8 @@ func TestStoredCredentials(t *testing.T) {
 	}{
 		{"azure secret", azure + "client_secret}\n", []string{"azure.credential.client_secret"}, "", "azure.credential.certificate"},
 		{"azure certificate", azure + "client_certificate}\n", []string{"azure.credential.certificate"}, "", "azure.credential.client_secret"},
+		{"events secret", azureEvents + "client_secret}\n", []string{"azure.events.credential.client_secret"}, "", "azure.credential.client_secret"},
+		{"events certificate", azureEvents + "client_certificate}\n", []string{"azure.events.credential.certificate"}, "", "azure.credential.certificate"},
 		{"azure token", azure + "workload_identity}\n", nil, "", "azure.credential.token"},
 		{"aws keys", aws + "static}\n", []string{"aws.credential.access_key_id", "aws.credential.secret_access_key"}, "aws.credential.session_token", "aws.credential.profile"},
 		{"aws keys for events", aws + "default}\n  events: {queue_url: 'https://sqs.eu-west-1.amazonaws.com/111122223333/q', credential: {type: static}}\n",
