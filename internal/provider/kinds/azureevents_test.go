@@ -1,9 +1,20 @@
 package kinds
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/secretbroker/secretbroker/internal/provider/azurekv"
 )
+
+// fullEvents is the source in testdata/full.yaml.
+var fullEvents = azurekv.EventSettings{
+	QueueURL: "https://myaccount.queue.core.windows.net/secret-events",
+	TenantID: "contoso.example", ClientID: "77777777-8888-9999-aaaa-bbbbbbbbbbbb",
+	Credential: azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/etc/integrations/credentials/events.pem", SendCertificateChain: true},
+}
 
 // TestAzureEvents: each URL of a queue that is accepted, in its canonical form.
 func TestAzureEvents(t *testing.T) {
@@ -107,6 +118,38 @@ func TestAzureEventFacts(t *testing.T) {
 	for _, f := range All().ParseFile("/d/f", []byte(full), sound).Integration.Facts() {
 		if strings.HasPrefix(f.ID, "AZURE_EVENT") {
 			t.Errorf("%s without a source", f.ID)
+		}
+	}
+}
+
+// TestAzureGuide: the commands in the guide are those for its integration.
+func TestAzureGuide(t *testing.T) {
+	const path = "../../../docs/integrations/azure-key-vault.md"
+	guide, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(guide), "\n## Events\n")
+	_, document, _ := strings.Cut(section, "```yaml\n")
+	document, rest, _ := strings.Cut(document, "```\n")
+	_, commands, _ := strings.Cut(rest, "```sh\n")
+	commands, _, _ = strings.Cut(commands, "\n```\n")
+	got := All().ParseFile("/d/f", []byte(document), sound)
+	if err := got.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := ""
+	for _, f := range got.Integration.Facts() {
+		if f.ID == "AZURE_EVENT_COMMANDS" {
+			want = f.Value
+		}
+	}
+	if commands != want || want == "" {
+		t.Errorf("the guide has\n%s\nwant\n%s", commands, want)
+	}
+	if shell, err := exec.LookPath("sh"); err == nil {
+		if out, err := exec.CommandContext(t.Context(), shell, "-n", "-c", commands).CombinedOutput(); err != nil {
+			t.Errorf("the shell does not accept the commands: %v %s", err, out)
 		}
 	}
 }

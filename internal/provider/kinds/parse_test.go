@@ -48,15 +48,11 @@ func TestParseFull(t *testing.T) {
 		Placement:   integration.Placement{Cloud: "azure", Region: "westeurope"},
 
 		Settings: &azurekv.Settings{
-			TenantID:   "11111111-2222-3333-4444-555555555555",
-			ClientID:   "66666666-7777-8888-9999-AAAAAAAAAAAA",
-			Credential: azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
-			Vaults:     []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
-			Events: azurekv.EventSettings{
-				QueueURL: "https://myaccount.queue.core.windows.net/secret-events",
-				TenantID: "contoso.example", ClientID: "77777777-8888-9999-aaaa-bbbbbbbbbbbb",
-				Credential: azurekv.Credential{Type: azurekv.ClientCertificate, CertificateFile: "/etc/integrations/credentials/events.pem", SendCertificateChain: true},
-			},
+			TenantID:                 "11111111-2222-3333-4444-555555555555",
+			ClientID:                 "66666666-7777-8888-9999-AAAAAAAAAAAA",
+			Credential:               azurekv.Credential{Type: azurekv.ClientSecret, ClientSecretFile: "/etc/integrations/credentials/client-secret"},
+			Vaults:                   []string{"https://your-key-vault-name.vault.azure.net", "https://second-vault.vault.azure.net"},
+			Events:                   fullEvents,
 			CAFile:                   "/etc/integrations/ca.pem",
 			AuthorityHost:            "https://login.example.org:8443/",
 			DisableInstanceDiscovery: true,
