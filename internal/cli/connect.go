@@ -14,11 +14,11 @@ import (
 func newConnectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connect",
-		Short: "Prepare connectors of Kafka Connect",
+		Short: "Convert connectors of Kafka Connect, and show which secrets they use",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newConvertCommand())
+	cmd.AddCommand(newConvertCommand(), newConnectPlanCommand())
 	return cmd
 }
 

@@ -55,32 +55,17 @@ func isManager(name string) bool {
 // insertPlaceholders replaces the references of the configs that the connector lists.
 func (d *editedJSON) insertPlaceholders(alias string, check func(string) error) error {
 	c := d.connector
-	id := c.IntegrationID()
-	if id == "" {
-		return faultf(c.Line(managerConfigs), "%s is missing", managerIntegration)
-	}
-	listed := make(map[string]bool)
-	for name := range strings.SplitSeq(c.Configs[managerConfigs], ",") {
-		name = strings.TrimSpace(name)
-		ref, present := c.Configs[name]
-		at := c.Line(name)
-		switch {
-		case name == "":
-			return faultf(c.Line(managerConfigs), "%s is empty or has an empty element", managerConfigs)
-		case isManager(name):
-			return faultf(at, "%s lists %q, one of the secret manager's own properties", managerConfigs, name)
-		case listed[name]:
-			return faultf(at, "%s lists %q twice", managerConfigs, name)
-		case !present:
-			return faultf(c.Line(managerConfigs), "%s lists %q, but the configuration does not contain it", managerConfigs, name)
-		case strings.Contains(ref, "}"):
-			return faultf(at, `the reference of %q contains "}", at which Kafka ends a placeholder; rename the JSON key in the secret`, name)
+	for _, p := range c.ManagedReferences() {
+		if p.Fault != "" {
+			return faultf(p.Line, "%s", p.Fault)
 		}
-		if err := check(ref); err != nil {
-			return faultf(at, "the value of %q is not a reference: %v", name, err)
+		if strings.Contains(p.Reference, "}") {
+			return faultf(p.Line, `the reference of %q contains "}", at which Kafka ends a placeholder; rename the JSON key in the secret`, p.Property)
 		}
-		listed[name] = true
-		d.values[name] = new("${" + alias + ":" + id + ":" + ref + "}")
+		if err := check(p.Reference); err != nil {
+			return faultf(p.Line, "the value of %q is not a reference: %v", p.Property, err)
+		}
+		d.values[p.Property] = new("${" + alias + ":" + p.Integration + ":" + p.Reference + "}")
 	}
 	return nil
 }

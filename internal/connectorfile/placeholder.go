@@ -81,3 +81,15 @@ func placeholdersOf(value string, aliases []string) []Placeholder {
 	unclosed(value[end:])
 	return found
 }
+
+// Providers returns the names of the config providers in the placeholders of each property
+// that has any, in the order of their places.
+func (c Connector) Providers() map[string][]string {
+	found := make(map[string][]string)
+	for property, value := range c.Configs {
+		for _, m := range placeholder.FindAllStringSubmatch(value, -1) {
+			found[property] = append(found[property], m[1])
+		}
+	}
+	return found
+}
