@@ -106,19 +106,31 @@ func versionNumber(of secret.Ref, id string) string {
 	return id
 }
 
+// maxNamed is the maximum number of names that named returns.
+const maxNamed = 50
+
 // named returns the names that the integration has for a store of a message. Google writes the
-// project's number where most integrations have its ID. If the broker does not know the number
-// of an ID, the ID is returned as well: if it is another project, the event then costs a read
+// project's number where most integrations have its ID. While no read has shown whose number it
+// is, it may be that of each ID without a known number. For a wrong one, the event costs a read
 // of a secret with the same name. It returns store itself if the integration does not have it.
 func (p messageParser) named(store string) []string {
-	var names []string
+	var names, possible []string
+	known := false
 	for _, s := range p.stores {
-		if s == store || sameProject(s, store) {
+		same, sure := sameProject(s, store)
+		switch {
+		case s == store, same && sure:
 			names = append(names, s)
+			known = known || s != store
+		case same:
+			possible = append(possible, s)
 		}
+	}
+	if !known {
+		names = append(names, possible...)
 	}
 	if len(names) == 0 {
 		return []string{store}
 	}
-	return names
+	return names[:min(len(names), maxNamed)]
 }

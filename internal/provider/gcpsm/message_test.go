@@ -1,6 +1,7 @@
 package gcpsm
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -112,7 +113,7 @@ func TestParseMessageProjects(t *testing.T) {
 	check("nothing known", "4711", "projects/learned-one", "projects/learned-two")
 	check("nothing known, an ID", "learned-two", "projects/learned-two")
 	learnProject("learned-one", "4711")
-	check("one known", "4711", "projects/learned-one", "projects/learned-two")
+	check("one known", "4711", "projects/learned-one")
 	check("one known", "4712", "projects/learned-two")
 	learnProject("learned-two", "4712")
 	check("both known", "4711", "projects/learned-one")
@@ -120,6 +121,13 @@ func TestParseMessageProjects(t *testing.T) {
 	check("both known", "4713", "projects/4713")
 	learnProject("learned-two", "4713")
 	check("another number", "4713", "projects/learned-two")
+	p.stores = nil
+	for i := range 2 * maxNamed {
+		p.stores = append(p.stores, fmt.Sprint("projects/never-learned-", i))
+	}
+	if got := stores("4714"); len(got) != maxNamed {
+		t.Errorf("%d stores", len(got))
+	}
 }
 
 // Whatever a message contains, an event names a secret that a reference could name, in the

@@ -19,18 +19,18 @@ func learnProject(id, number string) {
 }
 
 // sameProject reports whether two stores, of which one has the ID of a project and the other a
-// number, are or may be the same. They may be if the number of the ID is not known.
-func sameProject(a, b string) bool {
+// number, may be the same. They are surely the same if the number of the ID is known.
+func sameProject(a, b string) (same, sure bool) {
 	a, aPlace := splitStore(a)
 	b, bPlace := splitStore(b)
 	if isNumber(a) {
 		a, b = b, a
 	}
 	if aPlace != bPlace || isNumber(a) || !isNumber(b) {
-		return false
+		return false, false
 	}
-	known, ok := projectNumbers.Load(a)
-	return !ok || known == b
+	known, sure := projectNumbers.Load(a)
+	return !sure || known == b, sure
 }
 
 // splitStore returns the project of a store, and the rest of its name.

@@ -20,7 +20,9 @@ const (
 	receiveTime = 20 * time.Second
 	// maxNames is the maximum number of changed files of a directory that are named
 	// individually. Beyond it, the event names the whole directory.
-	maxNames = 256
+	maxNames = 64
+	// maxMessages is the maximum number of messages that Receive returns.
+	maxMessages = 10
 )
 
 // The types of events.
@@ -153,31 +155,35 @@ func (n *notifier) signal() {
 	}
 }
 
-// take returns the collected changes as one message, and forgets them.
-func (n *notifier) take() ([]provider.EventMessage, error) {
+// take returns the collected changes, a message for each directory, and forgets them.
+func (n *notifier) take() (messages []provider.EventMessage, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.changes) == 0 {
-		err := n.failed
-		n.failed = nil
+		err, n.failed = n.failed, nil
 		return nil, err
 	}
-	var m provider.EventMessage
 	for _, dir := range slices.Sorted(maps.Keys(n.changes)) {
-		c := n.changes[dir]
-		if m.SentAt.IsZero() || c.at.Before(m.SentAt) {
-			m.SentAt = c.at
+		if len(messages) == maxMessages {
+			n.signal()
+			break
 		}
-		if c.all {
-			m.Events = append(m.Events, provider.Event{Store: StoreOf(dir), At: c.at, Type: directoryChanged})
-			continue
-		}
-		for _, name := range slices.Sorted(maps.Keys(c.names)) {
-			m.Events = append(m.Events, provider.Event{Store: StoreOf(dir), Name: name, At: c.at, Type: fileChanged})
-		}
+		messages = append(messages, n.changes[dir].message(dir))
+		delete(n.changes, dir)
 	}
-	clear(n.changes)
-	return []provider.EventMessage{m}, nil
+	return messages, nil
+}
+
+// message returns the message about the change of a directory.
+func (c *change) message(dir string) provider.EventMessage {
+	m := provider.EventMessage{SentAt: c.at}
+	if c.all {
+		m.Events = []provider.Event{{Store: StoreOf(dir), At: c.at, Type: directoryChanged}}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.names)) {
+		m.Events = append(m.Events, provider.Event{Store: StoreOf(dir), Name: name, At: c.at, Type: fileChanged})
+	}
+	return m
 }
 
 // Acknowledge implements provider.EventSource. There is no queue.

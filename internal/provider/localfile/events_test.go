@@ -74,7 +74,7 @@ func changesOf(t *testing.T, parent string, limits watchLimits, dirs ...string) 
 func eventsOf(t *testing.T, parent string, messages []provider.EventMessage) (events []string) {
 	t.Helper()
 	for _, m := range messages {
-		if len(messages) != 1 || m.SentAt.IsZero() || m.Problem != "" || len(m.Events) == 0 {
+		if m.SentAt.IsZero() || m.Problem != "" || len(m.Events) == 0 {
 			t.Fatalf("messages %+v", messages)
 		}
 		for _, e := range m.Events {
@@ -220,6 +220,15 @@ func TestEventsMerged(t *testing.T) {
 	}
 	if messages, err := n.take(); len(messages) != 0 || err != nil {
 		t.Errorf("taken twice: %v, %v", messages, err)
+	}
+	for i := range maxMessages + 1 {
+		report(fmt.Sprint("dir-", i), "x")
+	}
+	first, _ := n.take()
+	<-n.wake
+	second, _ := n.take()
+	if len(first) != maxMessages || len(second) != 1 {
+		t.Errorf("%d messages, then %d", len(first), len(second))
 	}
 }
 
