@@ -16,6 +16,7 @@ import sys
 import time
 
 import grpc
+from google.protobuf import duration_pb2
 from resolve import channel, explain
 from secretbroker.v1 import resolver_pb2, resolver_pb2_grpc, watch_pb2, watch_pb2_grpc
 
@@ -34,11 +35,10 @@ class Follower:
         # The configs to resolve, with the time of the read that found the new version.
         self.pending: dict[str, object] = {}
 
-    def resolve(self, configs: dict[str, str], not_read_before=None) -> None:
+    def resolve(self, configs: dict[str, str], **freshness) -> None:
         """Resolves configs; those that fail keep their value and stay pending."""
         response = self.resolver.Resolve(resolver_pb2.ResolveRequest(
-            integration_id=self.integration, configs=configs, allow_partial=True,
-            not_read_before=not_read_before), timeout=10)
+            integration_id=self.integration, configs=configs, allow_partial=True, **freshness), timeout=10)
         for name, config in response.configs.items():
             self.values[name], self.versions[name] = config.value, config.version
             self.pending.pop(name, None)
@@ -56,13 +56,22 @@ class Follower:
             print(f"{name}: denied: {notice.error.reason}", flush=True)
         elif notice.state == State.STATE_UNREADABLE:  # keep the value
             print(f"{name}: {notice.error.reason}: {notice.error.message}", file=sys.stderr, flush=True)
-        elif notice.version and notice.version != self.versions.get(name):
-            self.pending[name] = notice.fetch_time
+        elif notice.version and (notice.version != self.versions.get(name)
+                                 or notice.generated and notice.state == State.STATE_EXPIRING):
+            # A generated credential is of one replica. The broker renews or replaces it.
+            self.pending[name] = None if notice.generated else notice.fetch_time
 
     def catch_up(self) -> None:
         """Resolves what has changed."""
         for name, fetch_time in list(self.pending.items()):
-            self.resolve({name: self.configs[name]}, not_read_before=fetch_time)
+            config = {name: self.configs[name]}
+            try:
+                self.resolve(config, not_read_before=fetch_time)
+            except grpc.RpcError as error:
+                if fetch_time is None or error.code() != grpc.StatusCode.INVALID_ARGUMENT:
+                    raise
+                # The clock of this replica is behind that of the one that sent the notice.
+                self.resolve(config, max_age=duration_pb2.Duration())
 
     def stream(self) -> float:
         """Follows one stream to its end, and returns the wait that the broker requests."""
