@@ -2,8 +2,10 @@ package awssm
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	signer "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -29,7 +32,7 @@ import (
 // motoVersion is the version that is installed from PyPI.
 const motoVersion = "5.2.5"
 
-// moto is an independent server for IAM, STS and Secrets Manager. It checks
+// moto is an independent server for IAM, STS, Secrets Manager, SQS and EventBridge. It checks
 // signatures, the policies of users and roles, and the external ID that a role's
 // trust policy requires.
 type moto struct {
@@ -39,6 +42,7 @@ type moto struct {
 	http   *http.Client
 	sm     *secretsmanager.Client // the administrator's
 	broker aws.Credentials
+	admin  aws.Credentials
 }
 
 // startMoto installs moto into the user's cache unless it is there, and starts it. It
@@ -49,7 +53,7 @@ func startMoto(t *testing.T) *moto {
 		t.Skip("needs moto, which make test-peers installs")
 	}
 	f := &fake{Env: providertest.NewEnv(t)}
-	cert := f.Certificate(smHost, stsHost, "iam.amazonaws.com")
+	cert := f.Certificate(smHost, stsHost, sqsHost, eventsHost, "iam.amazonaws.com")
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	providertest.Must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -128,11 +132,26 @@ func (m *moto) connect(cert tls.Certificate) {
 func (m *moto) post(to, body string) (string, error) {
 	r, err := http.NewRequestWithContext(m.t.Context(), http.MethodPost, to, strings.NewReader(body))
 	providertest.Must(m.t, err)
-	if strings.HasPrefix(body, "Action=") {
+	switch {
+	case strings.HasPrefix(body, "Action=") && m.admin.HasKeys():
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		m.sign(r, body, "iam", "us-east-1")
+	case strings.HasPrefix(body, "Action="):
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		// moto determines the service from this header; it checks no signature yet.
 		r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=AKIASETUP/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0")
 	}
+	return m.do(r)
+}
+
+// sign signs a request of the administrator.
+func (m *moto) sign(r *http.Request, body, service, region string) {
+	m.t.Helper()
+	sum := sha256.Sum256([]byte(body))
+	providertest.Must(m.t, signer.NewSigner().SignHTTP(m.t.Context(), m.admin, r, hex.EncodeToString(sum[:]), service, region, time.Now()))
+}
+
+func (m *moto) do(r *http.Request) (string, error) {
 	resp, err := m.http.Do(r)
 	if err != nil {
 		return "", err
@@ -165,22 +184,28 @@ func policy(statement map[string]any) string {
 	return string(b)
 }
 
+// user creates a user with a policy.
+func (m *moto) user(name, policy string) aws.Credentials {
+	m.t.Helper()
+	m.iam("CreateUser", "UserName", name)
+	m.iam("PutUserPolicy", "UserName", name, "PolicyName", "p", "PolicyDocument", policy)
+	out := m.iam("CreateAccessKey", "UserName", name)
+	between := func(tag string) string {
+		_, rest, _ := strings.Cut(out, "<"+tag+">")
+		text, _, _ := strings.Cut(rest, "</")
+		return text
+	}
+	return aws.Credentials{AccessKeyID: between("AccessKeyId"), SecretAccessKey: between("SecretAccessKey")}
+}
+
 // users creates an administrator, and a user "broker" that may assume two roles, of
 // which "reader" may read secrets. From then on moto checks every request.
 func (m *moto) users() {
 	m.t.Helper()
 	keys := func(user, allowed string) aws.Credentials {
-		m.iam("CreateUser", "UserName", user)
-		m.iam("PutUserPolicy", "UserName", user, "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": allowed, "Resource": "*"}))
-		out := m.iam("CreateAccessKey", "UserName", user)
-		between := func(tag string) string {
-			_, rest, _ := strings.Cut(out, "<"+tag+">")
-			text, _, _ := strings.Cut(rest, "</")
-			return text
-		}
-		return aws.Credentials{AccessKeyID: between("AccessKeyId"), SecretAccessKey: between("SecretAccessKey")}
+		return m.user(user, policy(map[string]any{"Action": allowed, "Resource": "*"}))
 	}
-	admin := keys("admin", "*")
+	m.admin = keys("admin", "*")
 	m.broker = keys("broker", "sts:AssumeRole")
 	for _, role := range []string{"reader", "bystander"} {
 		m.iam("CreateRole", "RoleName", role, "AssumeRolePolicyDocument", policy(map[string]any{
@@ -190,7 +215,7 @@ func (m *moto) users() {
 	}
 	m.iam("PutRolePolicy", "RoleName", "reader", "PolicyName", "p", "PolicyDocument", policy(map[string]any{"Action": "secretsmanager:GetSecretValue", "Resource": "*"}))
 	o := secretsManagerOptions(region, storeURL, m.http)
-	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return admin, nil })
+	o.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return m.admin, nil })
 	m.sm = secretsmanager.New(o)
 	_, err := m.post("https://"+smHost+"/moto-api/reset-auth", "0")
 	providertest.Must(m.t, err)

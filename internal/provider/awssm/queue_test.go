@@ -227,6 +227,13 @@ func TestLongPoll(t *testing.T) {
 	cfg := f.Config()
 	cfg.TryTimeout = 300 * time.Millisecond
 	q := f.openQueue(cfg, f.withQueue())
+	every := time.NewTicker(10 * time.Millisecond)
+	defer every.Stop()
+	for deadline := time.Now().Add(30 * time.Second); providertest.Steps(q.Check(t.Context())) != "events of "+queueURL+" ok"; <-every.C { // on a slow machine, the session takes several attempts
+		if time.Now().After(deadline) {
+			t.Fatal("no session")
+		}
+	}
 	arrived := make(chan struct{}, 1)
 	f.answer = func(_ http.ResponseWriter, _ *http.Request, operation string, _ []byte) bool {
 		if operation == "ReceiveMessage" {
