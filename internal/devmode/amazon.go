@@ -47,7 +47,7 @@ func (env *Environment) addAWS(opts Options, next http.Handler) (http.Handler, e
 		SecretAccessKeyFile: filepath.Join(env.Dir, "aws-secret-access-key.txt"),
 	}
 	env.AWS = a
-	data := map[string]any{"Env": env, "ID": AWSIntegrationID, "Region": awsRegion, "Role": awsRole, "ExternalID": awsExternalID}
+	data := map[string]any{"Env": env, "ID": AWSIntegrationID, "Region": awsRegion, "Account": awsAccount, "Queue": secretsmanager.QueueName, "Role": awsRole, "ExternalID": awsExternalID}
 	if err := writeTemplate(a.SecretsFile, "aws-secrets.yaml", data, writeIfAbsent); err != nil {
 		return nil, err
 	}
