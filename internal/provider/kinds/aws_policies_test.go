@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -81,4 +83,53 @@ func TestAWSCloudPolicies(t *testing.T) {
 	if got := (&integration.Integration{}).CloudPolicies(); got != nil {
 		t.Errorf("of another kind: %v", got)
 	}
+}
+
+// TestAWSGuide: the guide creates what the broker prints for the guide's integration.
+func TestAWSGuide(t *testing.T) {
+	data, err := os.ReadFile("../../../docs/integrations/aws-secrets-manager.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, guide, _ := strings.Cut(string(data), "## Events\n")
+	_, document, _ := strings.Cut(guide, "```yaml\n")
+	document, _, _ = strings.Cut(document, "```")
+	in := All().ParseFile("/x.yaml", []byte(document), sound)
+	if err := in.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	printed := make(map[string]string)
+	for _, p := range in.Integration.CloudPolicies() {
+		printed[p.ID] = p.JSON
+	}
+	decode := func(text string) (v any) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return v
+	}
+	for file, id := range map[string]string{"queue.json": "AWS_EVENTS_QUEUE_POLICY", "pattern.json": "AWS_EVENTS_RULE", "receive.json": "AWS_EVENTS_PERMISSIONS_POLICY"} {
+		_, text, _ := strings.Cut(guide, "cat >"+file+" <<END\n")
+		text, _, _ = strings.Cut(text, "END\n")
+		text = strings.NewReplacer("$REGION", "eu-west-1", "$ACCOUNT", "123456789012").Replace(text)
+		if diff := cmp.Diff(lists(decode(printed[id])), lists(decode(text))); diff != "" {
+			t.Errorf("%s is not the printed document %s:\n%s", file, id, diff)
+		}
+	}
+}
+
+// lists returns a policy in which a list of one element is that element, as IAM treats it.
+func lists(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for name := range v {
+			v[name] = lists(v[name])
+		}
+	case []any:
+		if len(v) == 1 {
+			return lists(v[0])
+		}
+	}
+	return v
 }
