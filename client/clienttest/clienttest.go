@@ -353,4 +353,6 @@ func (s *stores) Fetch(_ context.Context, in *integration.Integration, ref secre
 // noAudit is an audit log that keeps nothing.
 type noAudit struct{}
 
-func (noAudit) Begin([]audit.Event) (audit.Receipt, error) { return audit.Receipt{}, nil }
+func (noAudit) Begin([]audit.Event) (audit.Receipt, audit.Position, error) {
+	return audit.Receipt{}, audit.Position{}, nil
+}

@@ -209,7 +209,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			return &exitError{Code: exitFailure, Err: fmt.Errorf("registry: the tables that replicas share: %w", err)}
 		}
 	}
-	uses := usage.New(usage.Config{Store: integrations.usage, Logger: log})
+	uses := usage.New(usage.Config{Store: integrations.usage, Replica: replicaName(cfg.Listen), Logger: log})
 	m.watchUsage(uses, integrations)
 
 	places, err := placement.New(cfg.Placement.Rules())
@@ -238,6 +238,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		},
 		Observe: m.config,
 		Used:    uses.Used,
+		Seen:    uses.Seen,
 
 		Hub:              hub,
 		Versions:         kinds.All().Versions,

@@ -113,7 +113,7 @@ type countedLog struct {
 	ledger *ledger
 }
 
-func (c countedLog) Begin(events []audit.Event) (audit.Receipt, error) {
+func (c countedLog) Begin(events []audit.Event) (audit.Receipt, audit.Position, error) {
 	c.ledger.mu.Lock()
 	c.ledger.begun++
 	c.ledger.more.Broadcast()

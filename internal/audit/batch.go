@@ -13,12 +13,16 @@ type batch struct {
 	lines []byte  // not chained yet
 	marks []marks // one for each waiting Write, in order
 	later int     // the number of those that have a Receipt
+	count int     // the number of lines
 
 	// done is closed when the batch is complete: the first `recorded` Writes are
 	// recorded, and the others failed with err.
 	done     chan struct{}
 	recorded int
 	err      error
+	// first is the number of the batch's first line in the chain. It is set before done is
+	// closed, if any Write is recorded.
+	first uint64
 }
 
 // marks are the ends of a Write's lines: in batch.lines, and, once they are chained, in
@@ -63,10 +67,41 @@ func (r Receipt) Wait() error {
 	return r.batch.err
 }
 
+// Position is where a record is in the chain, which is known once it is committed. The zero
+// Position is unknown. It is safe for concurrent use.
+type Position struct {
+	batch       *batch
+	write, line int32 // of the batch
+}
+
+// Next returns the position of the n-th record after p, which must be of the same Begin.
+func (p Position) Next(n int) Position {
+	p.line += int32(n) //nolint:gosec // a call has far fewer records
+	return p
+}
+
+// Sequence returns the number of the record in the chain, 0 if that is unknown because the
+// record could not be written. known is false if the commit has not finished.
+func (p Position) Sequence() (seq uint64, known bool) {
+	if p.batch == nil {
+		return 0, true
+	}
+	select {
+	case <-p.batch.done:
+	default:
+		return 0, false
+	}
+	if int(p.write) >= p.batch.recorded {
+		return 0, true
+	}
+	return p.batch.first + uint64(p.line), true //nolint:gosec // not negative
+}
+
 // ticket identifies one Write in a batch.
 type ticket struct {
 	batch *batch
 	index int
+	line  int // of the batch, the Write's first
 	// later: the Write does not wait itself; the holder of its Receipt does.
 	later bool
 }
@@ -91,6 +126,11 @@ func (t ticket) wait(ctx context.Context) error {
 	default:
 		return fmt.Errorf("wait for the audit log to be written: %w", context.Cause(ctx))
 	}
+}
+
+// position returns the position of the Write's first record.
+func (t ticket) position() Position {
+	return Position{t.batch, int32(t.index), int32(t.line)} //nolint:gosec // bounded by maxQueued
 }
 
 func (t ticket) result() error {
@@ -129,12 +169,13 @@ func (l *Log) enqueue(events []Event, acceptReceipt bool) (ticket, error) {
 	}
 	// The first Write that an idle writer gets waits itself, however large the last batch
 	// was: no other Write may share its commit.
-	t := ticket{batch: b, index: len(b.marks)}
+	t := ticket{batch: b, index: len(b.marks), line: b.count}
 	t.later = acceptReceipt && l.last >= minShared && l.failed == nil && (l.current != nil || len(b.marks) > 0)
 	if t.later {
 		b.later++
 	}
 	b.lines = append(b.lines, lines...)
+	b.count += len(events)
 	b.marks = append(b.marks, marks{end: len(b.lines)})
 	if len(b.marks) >= l.want || len(b.lines) >= maxKept {
 		l.wake.Signal()
@@ -153,7 +194,7 @@ func (l *Log) abandon(err error) {
 	}
 	if q := l.queued; len(q.marks) > 0 {
 		l.queued = newBatch(nil)
-		l.queued.lines, q.lines = q.lines, nil
+		l.queued.lines, l.queued.count, q.lines = q.lines, q.count, nil
 		l.complete(q, 0, err)
 	}
 }

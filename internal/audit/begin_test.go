@@ -9,7 +9,10 @@ import (
 )
 
 // begin calls Begin with one event.
-func begin(l *Log, id string) (Receipt, error) { return l.Begin([]Event{{RequestID: id}}) }
+func begin(l *Log, id string) (Receipt, error) {
+	receipt, _, err := l.Begin([]Event{{RequestID: id}})
+	return receipt, err
+}
 
 // stuckBatch returns a Log whose writer is stuck in the commit of a batch of the given number
 // of Writes, after a commit of one.
@@ -202,7 +205,7 @@ func TestFailuresAreCountedOnce(t *testing.T) {
 func TestReceiptsAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, g, _ := stuckBatch(t, minShared)
-		receipt, err := l.Begin([]Event{{Connector: strings.Repeat("x", 2*maxKept)}})
+		receipt, _, err := l.Begin([]Event{{Connector: strings.Repeat("x", 2*maxKept)}})
 		if err != nil || receipt == (Receipt{}) {
 			t.Fatalf("receipt %v, %v", receipt, err)
 		}

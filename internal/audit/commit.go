@@ -142,6 +142,9 @@ func (l *Log) chain(b *batch, p *progress) (more bool) {
 		h := chain.NewSegmentHeader(l.header, l.linker, head, &l.unchained)
 		out = l.linker.Seal(out, h.Encode(), &head)
 	}
+	if p.lines == 0 {
+		b.first = head.Seq + 1
+	}
 	chainTo := func(end int) {
 		for p.lines < end {
 			length := bytes.IndexByte(b.lines[p.lines:], '\n')

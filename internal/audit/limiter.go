@@ -77,11 +77,13 @@ func NewLimiter(log *Log) *Limiter {
 	return &Limiter{log: log, seed: maphash.MakeSeed(), callers: make(map[authz.Principal]*refusals)}
 }
 
-// Begin is Log.Begin for the events of one call. It waits for no record of events that it
+// Begin is Log.Begin for the events of one call. The Position is that of a call that delivers
+// something. It waits for no record of events that it
 // only counts: if the process is killed, the counts of the last second are lost.
-func (l *Limiter) Begin(events []Event) (Receipt, error) {
+func (l *Limiter) Begin(events []Event) (Receipt, Position, error) {
 	if !delivers(events) {
-		events = l.limit(events)
+		receipt, _, err := l.log.Begin(l.limit(events))
+		return receipt, Position{}, err
 	}
 	return l.log.Begin(events)
 }

@@ -87,7 +87,7 @@ func refusal(who authz.Principal, integration string, reason secret.Reason) Even
 
 func begins(t *testing.T, l *Limiter, events ...Event) {
 	t.Helper()
-	if _, err := l.Begin(events); err != nil {
+	if _, _, err := l.Begin(events); err != nil {
 		t.Error(err)
 	}
 }
@@ -207,7 +207,7 @@ func TestCountsOutliveAFullDisk(t *testing.T) {
 		m.fail(errors.New("no space left on device"))
 		failed := 0
 		for range calls {
-			if _, err := l.Begin([]Event{refusal("a", "one", "ACCESS_DENIED")}); err != nil {
+			if _, _, err := l.Begin([]Event{refusal("a", "one", "ACCESS_DENIED")}); err != nil {
 				failed++
 			}
 			time.Sleep(50 * time.Millisecond)

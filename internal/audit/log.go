@@ -187,7 +187,7 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 	return t.wait(ctx)
 }
 
-// Begin is like Write, but under load it returns as soon as the events are queued. No
+// Begin also returns the Position of the first record. It is like Write, but under load it returns as soon as the events are queued. No
 // value that the events are about may then leave the broker before the Receipt's Wait has
 // returned nil. This saves parking a goroutine per call, which is a large part of the
 // cost of a call when many of them share a commit; the server waits once per connection
@@ -195,10 +195,10 @@ func (l *Log) write(ctx context.Context, events []Event) error {
 //
 // Without load, and always when the last commit failed or the current one takes too long,
 // Begin waits like Write, so that the call itself returns the error.
-func (l *Log) Begin(events []Event) (Receipt, error) {
+func (l *Log) Begin(events []Event) (Receipt, Position, error) {
 	t, err := l.enqueue(events, true)
 	if err == nil && t.later {
-		return Receipt{t.batch}, nil
+		return Receipt{t.batch}, t.position(), nil
 	}
 	if err == nil {
 		err = t.wait(context.Background())
@@ -206,7 +206,7 @@ func (l *Log) Begin(events []Event) (Receipt, error) {
 	if err != nil {
 		l.failures.Add(1)
 	}
-	return Receipt{}, err
+	return Receipt{}, t.position(), err
 }
 
 // overdue runs when the writer has worked on one batch for maxWait, and again after each

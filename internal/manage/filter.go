@@ -1,7 +1,9 @@
 package manage
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/registry"
@@ -12,7 +14,7 @@ import (
 type filter []term
 
 type term struct {
-	field string // id, kind or display_name; or a word
+	field string // a field or a word of the grammar
 	value string // of a field; may end with "*"
 	not   bool
 }
@@ -20,9 +22,30 @@ type term struct {
 // maxFilter limits the length of a filter, in bytes.
 const maxFilter = 1024
 
-// parseFilter parses terms joined by AND: FIELD = VALUE, FIELD != VALUE, a word, or NOT and
-// a word.
-func parseFilter(s string) (filter, error) {
+// grammar is what the terms of a filter can be.
+type grammar struct {
+	fields, words []string
+	// check returns an error if a field cannot have the value; nil allows all values.
+	check    func(field, value string) error
+	expected string // lists the fields and words
+}
+
+var integrationGrammar = grammar{
+	fields: []string{"id", "kind", "display_name"}, words: []string{"unused", "read_only", "faulty"},
+	check: func(field, value string) error {
+		if field == "kind" && !strings.HasSuffix(value, "*") && !secret.Kind(value).Known() {
+			return fmt.Errorf("kind: no such kind; expected one of %v, or the beginning of one with *", secret.Kinds())
+		}
+		return nil
+	},
+	expected: "expected id, kind or display_name with = or != and a value, or unused, read_only or faulty",
+}
+
+// parseFilter parses a filter of integrations.
+func parseFilter(s string) (filter, error) { return integrationGrammar.parse(s) }
+
+// parse parses terms joined by AND: FIELD = VALUE, FIELD != VALUE, a word, or NOT and a word.
+func (g *grammar) parse(s string) (filter, error) {
 	if len(s) > maxFilter {
 		return nil, fmt.Errorf("longer than %d bytes", maxFilter)
 	}
@@ -32,7 +55,7 @@ func parseFilter(s string) (filter, error) {
 	}
 	var f filter
 	for i := 0; ; {
-		t, n, err := parseTerm(tokens[i:])
+		t, n, err := g.parseTerm(tokens[i:])
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +70,7 @@ func parseFilter(s string) (filter, error) {
 	}
 }
 
-func parseTerm(tokens []token) (t term, n int, err error) {
+func (g *grammar) parseTerm(tokens []token) (t term, n int, err error) {
 	at := func(i int) token {
 		if i < len(tokens) {
 			return tokens[i]
@@ -59,23 +82,25 @@ func parseTerm(tokens []token) (t term, n int, err error) {
 		t.not, n = true, 1
 		first = at(1)
 	}
-	switch first.text {
-	case "unused", "read_only", "faulty":
+	switch {
+	case slices.Contains(g.words, first.text):
 		t.field = first.text
 		return t, n + 1, nil
-	case "id", "kind", "display_name":
+	case slices.Contains(g.fields, first.text):
 		op, value := at(n+1), at(n+2)
 		if op.quoted || op.text != "=" && op.text != "!=" || value == (token{}) {
 			return t, 0, fmt.Errorf("%s: expected = or != and a value", first.text)
 		}
-		if first.text == "kind" && !strings.HasSuffix(value.text, "*") && !secret.Kind(value.text).Known() {
-			return t, 0, fmt.Errorf("kind: no such kind; expected one of %v, or the beginning of one with *", secret.Kinds())
+		if g.check != nil {
+			if err := g.check(first.text, value.text); err != nil {
+				return t, 0, err
+			}
 		}
 		t.field, t.value = first.text, value.text
 		t.not = t.not != (op.text == "!=")
 		return t, n + 3, nil
 	default:
-		return t, 0, fmt.Errorf("expected id, kind or display_name with = or != and a value, or unused, read_only or faulty")
+		return t, 0, errors.New(g.expected)
 	}
 }
 

@@ -60,6 +60,9 @@ func (s *countingStore) Delete(ctx context.Context, id, etag string) error {
 	return s.Store.Delete(ctx, id, etag)
 }
 
+// untouchable is a UsageStore of which no method may be called.
+type untouchable struct{ registry.UsageStore }
+
 // A caller without a role on an integration is refused without a read of any integration,
 // whether or not the id exists.
 func TestStrangersCauseNoWork(t *testing.T) {
@@ -81,7 +84,7 @@ func TestStrangersCauseNoWork(t *testing.T) {
 			_, _, errUpdate := s.Update(t.Context(), as(who), doc, nil, credentials(), manage.WriteOptions{ValidateOnly: true})
 			for i, err := range []error{
 				fault(s.Get(t.Context(), as(who), id)), errUpdate, fault(s.Validate(t.Context(), as(who), id)),
-				fault(s.Usage(t.Context(), as(who), id, 0, "")), fault(s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})),
+				fault(s.Usage(t.Context(), as(who), manage.UsageQuery{IntegrationID: id})), fault(s.Grant(t.Context(), as(who), id, g, manage.WriteOptions{})),
 				fault(s.Revoke(t.Context(), as(who), id, g, manage.WriteOptions{ETag: "x"})),
 				fault(s.Create(t.Context(), as(who), doc, nil, manage.WriteOptions{})),
 				s.Delete(t.Context(), as(who), id, manage.WriteOptions{Force: true}),
@@ -94,6 +97,10 @@ func TestStrangersCauseNoWork(t *testing.T) {
 	}
 	if all, _, err := s.List(t.Context(), as(worker), manage.ListOptions{Filter: "unused"}); err != nil || len(all) != 0 {
 		t.Errorf("List of a stranger: %v, %v", all, err)
+	}
+	cfg.Usage = untouchable{}
+	if page, err := manage.New(cfg).Usage(t.Context(), as(worker), manage.UsageQuery{IntegrationID: manage.AllIntegrations, Filter: "no filter at all"}); err != nil || len(page.Usage) != 0 || page.Next != "" {
+		t.Errorf("all usage for a stranger: %+v, %v", page, err)
 	}
 	if n := store.asked.Load(); n != 0 {
 		t.Errorf("the store was asked %d times", n)

@@ -124,11 +124,11 @@ func TestUsage(t *testing.T) {
 	if err := b.store.MergeUsage(t.Context(), usage); err != nil {
 		t.Fatal(err)
 	}
-	first, err := b.Usage(t.Context(), as(auditor), "cspi", 2, "")
+	first, err := b.Usage(t.Context(), as(auditor), manage.UsageQuery{IntegrationID: "cspi", PageSize: 2})
 	if err != nil || len(first.Usage) != 2 || first.Usage[0].Connector != "c0" || first.Next == "" || !cmp.Equal(first.UnusedGrantIDs, []string{"a"}) {
 		t.Fatalf("%+v, %v", first, err)
 	}
-	second, err := b.Usage(t.Context(), as(auditor), "cspi", 2, first.Next)
+	second, err := b.Usage(t.Context(), as(auditor), manage.UsageQuery{IntegrationID: "cspi", PageSize: 2, PageToken: first.Next})
 	if err != nil || len(second.Usage) != 1 || second.Usage[0].Connector != "c2" || second.Next != "" {
 		t.Errorf("%+v, %v", second, err)
 	}

@@ -37,7 +37,7 @@ func TestRecordedSince(t *testing.T) {
 		if err != nil || len(all) != 1 || all[0].Recording != want {
 			t.Errorf("List: %+v, %v", all, err)
 		}
-		page, err := s.Usage(t.Context(), as(orgOwner), id, 0, "")
+		page, err := s.Usage(t.Context(), as(orgOwner), manage.UsageQuery{IntegrationID: id})
 		if err != nil || page.Recording != want {
 			t.Errorf("Usage: %+v, %v", page.Recording, err)
 		}
@@ -82,11 +82,11 @@ func TestUnwrittenUsageIsListed(t *testing.T) {
 		t.Fatal(err)
 	}
 	uses := usage.New(usage.Config{Store: stored, Now: func() time.Time { return now }})
-	uses.Used(worker, "", "a", "", "gone", secret.Ref{Store: vault, Name: "old"}, "v2")
-	uses.Used(worker, "", "a", "", "workers", secret.Ref{Store: vault, Name: "new"}, "v1")
+	uses.Used(registry.Read{Principal: worker, Connector: "", Integration: "a", UID: "", GrantID: "gone", Ref: secret.Ref{Store: vault, Name: "old"}, Version: "v2"})
+	uses.Used(registry.Read{Principal: worker, Connector: "", Integration: "a", UID: "", GrantID: "workers", Ref: secret.Ref{Store: vault, Name: "new"}, Version: "v1"})
 	f.cfg.Usage, f.cfg.UsageInMemory = stored, uses.InMemory
 	f.cfg.NoteUsage = func(context.Context) error { return errors.New("the disk is full") }
-	page, err := manage.New(f.cfg).Usage(t.Context(), as(orgOwner), "a", 0, "")
+	page, err := manage.New(f.cfg).Usage(t.Context(), as(orgOwner), manage.UsageQuery{IntegrationID: "a"})
 	if err != nil || len(page.Usage) != 2 || len(page.UnusedGrantIDs) != 0 {
 		t.Fatalf("%+v, %v", page, err)
 	}

@@ -53,8 +53,8 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
 	uses := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
 	cfg.UsageInMemory = uses.InMemory
-	uses.Used(worker, "sink", "cspi", uidOf(t, b, "cspi"), "", secret.Ref{Store: vault, Name: "db"}, "v1")
-	uses.Used(worker, "sink", "cspi2", "other", "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	uses.Used(registry.Read{Principal: worker, Connector: "sink", Integration: "cspi", UID: uidOf(t, b, "cspi"), GrantID: "", Ref: secret.Ref{Store: vault, Name: "db"}, Version: "v1"})
+	uses.Used(registry.Read{Principal: worker, Connector: "sink", Integration: "cspi2", UID: "other", GrantID: "", Ref: secret.Ref{Store: vault, Name: "db"}, Version: "v1"})
 	s := manage.New(cfg)
 	err := s.Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{})
 	if reasonOf(err) != secret.ReasonIntegrationInUse || !strings.Contains(err.Error(), `by `+string(worker)+` ("sink");`) {
@@ -63,11 +63,11 @@ func TestDeleteIsRefusedByUsageInMemory(t *testing.T) {
 	// The uses of a deleted integration do not protect its successor.
 	succeeding := usage.New(usage.Config{Store: b.store, Now: func() time.Time { return now }})
 	cfg.UsageInMemory, cfg.Usage = succeeding.InMemory, b.cfg.Usage
-	succeeding.Used(worker, "sink", "cspi", "the uid of a deleted one", "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	succeeding.Used(registry.Read{Principal: worker, Connector: "sink", Integration: "cspi", UID: "the uid of a deleted one", GrantID: "", Ref: secret.Ref{Store: vault, Name: "db"}, Version: "v1"})
 	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{ValidateOnly: true}); err != nil {
 		t.Error(err)
 	}
-	succeeding.Used(worker, "sink", "cspi", uidOf(t, b, "cspi"), "", secret.Ref{Store: vault, Name: "db"}, "v1")
+	succeeding.Used(registry.Read{Principal: worker, Connector: "sink", Integration: "cspi", UID: uidOf(t, b, "cspi"), GrantID: "", Ref: secret.Ref{Store: vault, Name: "db"}, Version: "v1"})
 	if err := manage.New(cfg).Delete(t.Context(), as(owner), "cspi", manage.WriteOptions{ValidateOnly: true}); reasonOf(err) != secret.ReasonIntegrationInUse {
 		t.Errorf("its own use: %v", err)
 	}
@@ -82,7 +82,7 @@ func TestUsageIsListedWithoutWhatCannotBeWritten(t *testing.T) {
 	cfg := b.cfg
 	noted := 0
 	cfg.NoteUsage = func(context.Context) error { noted++; return errors.New("the database is full") }
-	if _, err := manage.New(cfg).Usage(t.Context(), as(owner), "cspi", 0, ""); err != nil || noted != 1 {
+	if _, err := manage.New(cfg).Usage(t.Context(), as(owner), manage.UsageQuery{IntegrationID: "cspi"}); err != nil || noted != 1 {
 		t.Errorf("usage is not listed: %v", err)
 	}
 }
@@ -97,7 +97,7 @@ func TestFoldedUsageSparesGrants(t *testing.T) {
 	if err := b.store.MergeUsage(t.Context(), []registry.Usage{{Integration: "cspi", Principal: worker, FirstAt: now, LastAt: now}}); err != nil {
 		t.Fatal(err)
 	}
-	page, err := b.Usage(t.Context(), as(owner), "cspi", 0, "")
+	page, err := b.Usage(t.Context(), as(owner), manage.UsageQuery{IntegrationID: "cspi"})
 	if err != nil || len(page.Usage) != 1 || !cmp.Equal(page.UnusedGrantIDs, []string{"other"}) {
 		t.Errorf("%+v, %v", page, err)
 	}
@@ -121,7 +121,7 @@ func TestUnusedGrantsAfterAnotherGrant(t *testing.T) {
 	if _, _, err := b.Update(t.Context(), as(owner), doc, []string{"grants"}, nil, manage.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	page, err := b.Usage(t.Context(), as(owner), "cspi", 0, "")
+	page, err := b.Usage(t.Context(), as(owner), manage.UsageQuery{IntegrationID: "cspi"})
 	if err != nil || len(page.Usage) != 1 || page.Usage[0].GrantID != used || !cmp.Equal(page.UnusedGrantIDs, []string{"closer"}) {
 		t.Errorf("%+v, %v", page, err)
 	}

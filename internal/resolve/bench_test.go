@@ -95,9 +95,9 @@ type brokenAudit struct {
 	err error
 }
 
-func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, error) {
+func (a *brokenAudit) Begin(events []audit.Event) (audit.Receipt, audit.Position, error) {
 	if a.err != nil {
-		return audit.Receipt{}, a.err
+		return audit.Receipt{}, audit.Position{}, a.err
 	}
 	return a.AuditLog.Begin(events)
 }

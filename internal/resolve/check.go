@@ -101,7 +101,7 @@ func (r *Resolver) Check(ctx context.Context, who Caller, req Request) ([]Report
 		}
 		reports[i] = rep
 	}
-	if err := r.recordDecisions(MethodCheck, who, &req, items, audit.Checked); err != nil {
+	if _, err := r.recordDecisions(MethodCheck, who, &req, items, audit.Checked); err != nil {
 		return nil, err
 	}
 	return reports, nil

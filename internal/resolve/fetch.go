@@ -175,6 +175,7 @@ func (r *Resolver) load(ctx context.Context, callers *provider.Callers, in *inte
 	}
 	if err == nil && s != nil {
 		r.saw(in, ref, s.Version)
+		r.seen(in, ref, s)
 	}
 	return s, err
 }

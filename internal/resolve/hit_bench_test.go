@@ -14,6 +14,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -34,7 +35,7 @@ func (b *barrier) HoldUntil(commit resolve.Commit) {
 }
 
 // newBenchmark returns a Resolver with one integration whose secrets stay in its cache.
-func newBenchmark(b *testing.B, store *fakeStore, used func(authz.Principal, string, string, string, string, secret.Ref, string)) (*resolve.Resolver, resolve.Caller) {
+func newBenchmark(b *testing.B, store *fakeStore, used func(registry.Read)) (*resolve.Resolver, resolve.Caller) {
 	b.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
 		{ID: strings.Repeat("ab", 16), Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},

@@ -230,9 +230,9 @@ type memoryAudit struct {
 	events map[string]map[string]audit.Event // request id -> config
 }
 
-func (a *memoryAudit) Begin(events []audit.Event) (receipt audit.Receipt, err error) {
+func (a *memoryAudit) Begin(events []audit.Event) (receipt audit.Receipt, position audit.Position, err error) {
 	if a.broken.Load() {
-		return receipt, errors.New("disk full")
+		return receipt, position, errors.New("disk full")
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -242,7 +242,7 @@ func (a *memoryAudit) Begin(events []audit.Event) (receipt audit.Receipt, err er
 		}
 		a.events[e.RequestID][e.Config] = e
 	}
-	return receipt, nil
+	return receipt, position, nil
 }
 
 func (a *memoryAudit) take(requestID string) map[string]audit.Event {

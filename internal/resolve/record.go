@@ -9,6 +9,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -22,10 +23,10 @@ const (
 
 // record writes the events. On error, no answer may leave the broker. If the caller has
 // a commit barrier, record may return before the log has written the events; the
-// barrier then holds the answer back until it has.
-func (r *Resolver) record(method string, who Caller, events []audit.Event) error {
+// barrier then holds the answer back until it has. The position is that of the first event.
+func (r *Resolver) record(method string, who Caller, events []audit.Event) (audit.Position, error) {
 	who.leaveTurn()
-	receipt, err := r.cfg.Audit.Begin(events)
+	receipt, position, err := r.cfg.Audit.Begin(events)
 	if err == nil && receipt != (audit.Receipt{}) {
 		if who.Barrier != nil {
 			who.Barrier.HoldUntil(receipt)
@@ -35,17 +36,17 @@ func (r *Resolver) record(method string, who Caller, events []audit.Event) error
 	}
 	if err != nil {
 		r.cfg.Observe(method, secret.ReasonAuditUnavailable)
-		return secret.Errorf(secret.ReasonAuditUnavailable,
+		return position, secret.Errorf(secret.ReasonAuditUnavailable,
 			"the broker cannot write its audit log and therefore answers no calls; check the broker's disk and log").WithCause(err)
 	}
-	return nil
+	return position, nil
 }
 
 // recordDecisions records the outcome of every item; outcome is the outcome of the items
-// that have a value.
-func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) error {
+// that have a value. It returns the position of the first item's record.
+func (r *Resolver) recordDecisions(method string, who Caller, req *Request, items []item, outcome audit.Outcome) (audit.Position, error) {
 	if len(items) == 0 {
-		return nil
+		return audit.Position{}, nil
 	}
 	pooled := eventPool.Get().(*[]audit.Event)
 	events := slices.Grow((*pooled)[:0], len(items))[:len(items)]
@@ -60,8 +61,9 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 		events[i] = all
 		decisionEvent(&events[i], &items[i], outcome)
 	}
-	if err := r.record(method, who, events); err != nil {
-		return err
+	position, err := r.record(method, who, events)
+	if err != nil {
+		return position, err
 	}
 	for i := range items {
 		if err := items[i].err; err != nil {
@@ -70,7 +72,7 @@ func (r *Resolver) recordDecisions(method string, who Caller, req *Request, item
 			r.cfg.Observe(method, "")
 		}
 	}
-	return nil
+	return position, nil
 }
 
 // reject records a malformed request and returns its error.
@@ -97,7 +99,7 @@ func (r *Resolver) reject(method string, who Caller, req *Request, err error) er
 	} else {
 		rejected("", secret.AsError(err).Reason)
 	}
-	if err := r.record(method, who, events); err != nil {
+	if _, err := r.record(method, who, events); err != nil {
 		return err
 	}
 	return err
@@ -168,7 +170,8 @@ func (r *Resolver) handOut(who Caller, req *Request, in *integration.Integration
 	if len(res.Errors) > 0 && !req.AllowPartial {
 		outcome = audit.Withheld
 	}
-	if err := r.recordDecisions(MethodResolve, who, req, items, outcome); err != nil {
+	position, err := r.recordDecisions(MethodResolve, who, req, items, outcome)
+	if err != nil {
 		return nil, err
 	}
 	if outcome == audit.Withheld {
@@ -177,7 +180,10 @@ func (r *Resolver) handOut(who Caller, req *Request, in *integration.Integration
 	if r.cfg.Used != nil {
 		for i := range items {
 			if it := &items[i]; it.err == nil {
-				r.cfg.Used(who.Principal, req.Connector, in.ID, in.UID, it.grantID, it.ref, it.got.Secret.Version)
+				r.cfg.Used(registry.Read{
+					Principal: who.Principal, Connector: req.Connector, Integration: in.ID, UID: in.UID, GrantID: it.grantID,
+					Ref: it.ref, Version: it.got.Secret.Version, RequestID: req.ID, Position: position.Next(i),
+				})
 			}
 		}
 	}

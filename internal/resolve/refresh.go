@@ -179,7 +179,7 @@ func (r *Resolver) recordRefresh(who Caller, req *Request, configs []refreshing)
 			e.Outcome = audit.Failed
 		}
 	}
-	if err := r.record(MethodRefresh, who, events); err != nil {
+	if _, err := r.record(MethodRefresh, who, events); err != nil {
 		return err
 	}
 	for i := range configs {

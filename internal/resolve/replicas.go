@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
+	"github.com/secretbroker/secretbroker/internal/registry"
 	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -49,6 +50,17 @@ func (r *Resolver) saw(in *integration.Integration, ref secret.Ref, version stri
 	if scheme := r.schemeOf(in, ref); scheme != replica.SchemeNone {
 		r.cfg.Replicas.Saw(replicaKey(in, &ref), scheme, version)
 	}
+}
+
+// seen notes for the records of usage which version a secret has.
+func (r *Resolver) seen(in *integration.Integration, ref secret.Ref, s *secret.Secret) {
+	if r.cfg.Seen == nil || ref.Version != "" {
+		return
+	}
+	if versions, _ := r.cfg.Versions(in, ref); versions == secret.GeneratedVersions || versions == secret.NoVersions && !r.cfg.ComputesVersions {
+		return
+	}
+	r.cfg.Seen(registry.Seen{Integration: in.ID, UID: in.UID, Store: in.CanonicalStore(ref.Store), Secret: ref.Name, Version: s.Version, ReadAt: s.FetchedAt})
 }
 
 // confirm makes the other replicas drop what they read before a refresh.

@@ -55,10 +55,10 @@ type Stores interface {
 // AuditLog records decisions; audit.Limiter and audit.Log implement it. All events of a
 // Begin are recorded once its Receipt reports success; otherwise Begin or the Receipt
 // fails. Of a call that returns no value, some events may only be counted. AuditLog does
-// not retain the events. It waits for a limited time, and not for the call's context: a
+// not retain the events. The Position is that of the first event. It waits for a limited time, and not for the call's context: a
 // caller cannot prevent its record by disconnecting.
 type AuditLog interface {
-	Begin(events []audit.Event) (audit.Receipt, error)
+	Begin(events []audit.Event) (audit.Receipt, audit.Position, error)
 }
 
 // Config configures a Resolver. Integrations, Stores, Cache, Audit and CacheTTL are
@@ -86,7 +86,11 @@ type Config struct {
 	// the CommitBarrier may still hold the value back then, and the value may never leave.
 	Observe func(method string, reason secret.Reason)
 	// Used, if not nil, is called for every value that a caller gets. It must not block.
-	Used func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string)
+	Used func(registry.Read)
+	// Seen, if not nil, is called with the version that a read of a store has found for a
+	// reference without a version, if versions say whether the content is the same. It must
+	// not block.
+	Seen func(registry.Seen)
 
 	// Hub notices changes for Watch. It is required for Watch and not used otherwise. The
 	// Resolver is the Hub's watch.Reader.

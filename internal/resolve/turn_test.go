@@ -55,7 +55,7 @@ type turnAudit struct {
 	turn *fakeTurn
 }
 
-func (a *turnAudit) Begin(events []audit.Event) (audit.Receipt, error) {
+func (a *turnAudit) Begin(events []audit.Event) (audit.Receipt, audit.Position, error) {
 	if a.turn.isHeld() {
 		a.t.Error("the call waits for the audit log during its turn")
 	}

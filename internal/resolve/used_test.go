@@ -2,6 +2,7 @@ package resolve_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,9 +18,15 @@ import (
 // TestUsed: Used is called for the values that callers get, and for no others.
 func TestUsed(t *testing.T) {
 	var used []string
+	var sequences []uint64
 	b := newBench(t, func(c *resolve.Config) {
-		c.Used = func(who authz.Principal, connector, id, uid, grantID string, ref secret.Ref, version string) {
-			used = append(used, string(who)+" "+connector+" "+id+" "+uid+" "+grantID+" "+ref.Name+" "+ref.Key+" "+version)
+		c.Used = func(u registry.Read) {
+			used = append(used, fmt.Sprint(u.Principal, " ", u.Connector, " ", u.Integration, " ", u.UID, " ", u.GrantID, " ", u.Ref.Name, " ", u.Ref.Key, " ", u.Version, " ", u.RequestID))
+			seq, known := u.Position.Sequence()
+			sequences = append(sequences, seq)
+			if !known {
+				t.Error("the position of a committed record is not known")
+			}
 		}
 	})
 	call := func(who authz.Principal, partial bool, refs map[string]string) {
@@ -33,9 +40,19 @@ func TestUsed(t *testing.T) {
 	if _, err := b.Check(t.Context(), resolve.Caller{Principal: worker}, resolve.Request{ID: "r", IntegrationID: "cspi", Configs: map[string]string{"a": good}}); err != nil {
 		t.Fatal(err)
 	}
-	one := string(worker) + " sink cspi uid-of-cspi g0 db-secret user 0123456789abcdef0123456789abcdef"
+	one := string(worker) + " sink cspi uid-of-cspi g0 db-secret user 0123456789abcdef0123456789abcdef request-1"
 	if diff := cmp.Diff([]string{one, one}, used); diff != "" {
 		t.Error(diff)
+	}
+	// The second call has one record before, the first one of the last call is that of a.
+	var want []uint64
+	for i, e := range b.events(t) {
+		if e.Outcome == audit.Served {
+			want = append(want, uint64(i+1))
+		}
+	}
+	if diff := cmp.Diff(want, sequences); diff != "" || len(want) != 2 {
+		t.Errorf("positions of the records: %s", diff)
 	}
 }
 

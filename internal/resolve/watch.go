@@ -186,7 +186,7 @@ func (w *Watching) open(items []watch.Item) error {
 	}
 	for _, some := range [][]audit.Event{events, refused} {
 		if len(some) > 0 {
-			if err := r.record(MethodWatch, w.who, some); err != nil {
+			if _, err := r.record(MethodWatch, w.who, some); err != nil {
 				return err
 			}
 		}
@@ -233,7 +233,7 @@ func (w *Watching) Next(ctx context.Context) (notices []WatchNotice, complete bo
 		}
 	}
 	if len(events) > 0 {
-		if err := w.resolver.record(MethodWatch, w.who, events); err != nil {
+		if _, err := w.resolver.record(MethodWatch, w.who, events); err != nil {
 			return nil, false, err
 		}
 	}

@@ -22,7 +22,7 @@ type Manager interface {
 	Validate(ctx context.Context, who manage.Caller, id string) ([]manage.Step, error)
 	Grant(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
 	Revoke(ctx context.Context, who manage.Caller, id string, g manage.Grant, o manage.WriteOptions) (manage.Integration, error)
-	Usage(ctx context.Context, who manage.Caller, id string, size int, token string) (manage.UsagePage, error)
+	Usage(ctx context.Context, who manage.Caller, q manage.UsageQuery) (manage.UsagePage, error)
 	Explain(ctx context.Context, who manage.Caller, q manage.Question) (manage.Answer, error)
 	WhoAmI(who manage.Caller) (manage.Self, error)
 	Deny(ctx context.Context, who manage.Caller, e denial.Entry, o manage.WriteOptions) (denial.Entry, error)
@@ -165,18 +165,42 @@ func (s *integrationService) RevokeUse(ctx context.Context, req *secretbrokerv1.
 
 func (s *integrationService) ListUsage(ctx context.Context, req *secretbrokerv1.ListUsageRequest) (*secretbrokerv1.ListUsageResponse, error) {
 	c := callOf(ctx)
-	page, err := s.manager.Usage(ctx, managerOf(c), req.GetIntegrationId(), int(req.GetPageSize()), req.GetPageToken())
+	page, err := s.manager.Usage(ctx, managerOf(c), manage.UsageQuery{
+		IntegrationID: req.GetIntegrationId(), Filter: req.GetFilter(), PageSize: int(req.GetPageSize()), PageToken: req.GetPageToken(),
+	})
 	if err != nil {
 		return nil, s.failed(ctx, c, err)
 	}
 	out := &secretbrokerv1.ListUsageResponse{UnusedGrantIds: page.UnusedGrantIDs, NextPageToken: page.Next, Recording: recordingOf(page.Recording), RequestId: c.requestID}
-	for _, u := range page.Usage {
-		out.Usage = append(out.Usage, &secretbrokerv1.Usage{
-			Principal: string(u.Principal), Connector: u.Connector, Store: u.Store, Secret: u.Secret, JsonKey: u.Key, Version: u.Version,
-			FirstUseTime: timeOf(u.FirstAt), LastUseTime: timeOf(u.LastAt), GrantId: u.GrantID,
-		})
+	for i := range page.Usage {
+		out.Usage = append(out.Usage, usageMessage(&page.Usage[i]))
 	}
 	return out, nil
+}
+
+var wireVersionStates = map[manage.VersionState]secretbrokerv1.VersionState{
+	manage.VersionUnknown:  secretbrokerv1.VersionState_VERSION_STATE_UNKNOWN,
+	manage.VersionCurrent:  secretbrokerv1.VersionState_VERSION_STATE_CURRENT,
+	manage.VersionOutdated: secretbrokerv1.VersionState_VERSION_STATE_OUTDATED,
+}
+
+var wireAttributions = map[manage.Attribution]secretbrokerv1.UsageAttribution{
+	manage.ByConnector: secretbrokerv1.UsageAttribution_USAGE_ATTRIBUTION_CONNECTOR,
+	manage.ByPrincipal: secretbrokerv1.UsageAttribution_USAGE_ATTRIBUTION_PRINCIPAL,
+}
+
+func usageMessage(u *manage.UsageEntry) *secretbrokerv1.Usage {
+	m := &secretbrokerv1.Usage{
+		Principal: string(u.Principal), Connector: u.Connector, Store: u.Store, Secret: u.Secret, JsonKey: u.Key, Version: u.Version,
+		FirstUseTime: timeOf(u.FirstAt), LastUseTime: timeOf(u.LastAt), GrantId: u.GrantID, IntegrationId: u.Integration,
+		CurrentVersion: u.CurrentVersion, State: wireVersionStates[u.State], Attribution: wireAttributions[u.Attribution],
+	}
+	for _, v := range u.Versions {
+		m.Versions = append(m.Versions, &secretbrokerv1.VersionUse{
+			Version: v.Version, FirstUseTime: timeOf(v.FirstAt), LastUseTime: timeOf(v.LastAt), RequestId: v.RequestID, AuditSequence: v.Sequence, Replica: v.Replica,
+		})
+	}
+	return m
 }
 
 // credentialsOf returns the credentials in a message. The use case wipes them.

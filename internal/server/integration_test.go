@@ -37,6 +37,8 @@ type fakeManager struct {
 	rejected      string
 	caller        manage.Caller
 	entry         denial.Entry
+	usage         []manage.UsageEntry
+	usageQuery    manage.UsageQuery
 	err           error
 }
 
@@ -133,8 +135,9 @@ func (f *fakeManager) Revoke(_ context.Context, who manage.Caller, id string, g 
 	return f.Grant(context.Background(), who, id, g, o)
 }
 
-func (f *fakeManager) Usage(_ context.Context, who manage.Caller, _ string, _ int, _ string) (manage.UsagePage, error) {
-	return manage.UsagePage{UnusedGrantIDs: []string{"g1"}, Next: "next"}, f.may(who, ownerID, auditorID)
+func (f *fakeManager) Usage(_ context.Context, who manage.Caller, q manage.UsageQuery) (manage.UsagePage, error) {
+	f.usageQuery = q
+	return manage.UsagePage{UnusedGrantIDs: []string{"g1"}, Next: "next", Usage: f.usage}, f.may(who, ownerID, auditorID)
 }
 
 func (f *fakeManager) Explain(_ context.Context, who manage.Caller, q manage.Question) (manage.Answer, error) {

@@ -90,7 +90,9 @@ func (w *watchedWorld) grant(t *testing.T, principals ...string) {
 
 type noAudit struct{}
 
-func (noAudit) Begin([]audit.Event) (audit.Receipt, error) { return audit.Receipt{}, nil }
+func (noAudit) Begin([]audit.Event) (audit.Receipt, audit.Position, error) {
+	return audit.Receipt{}, audit.Position{}, nil
+}
 
 // watchedServer is a server whose WatchService is real.
 type watchedServer struct {

@@ -35,8 +35,9 @@ func (s *slow) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 func fill(r *Recorder, n int) {
 	for i, full := 0, 0; full < shards; i++ {
 		name := fmt.Sprint("secret-", i)
-		r.note("dns:p", "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: name}, "v1", false)
-		k := string(appendKey(nil, "dns:p", "", "a", "", "g", &secret.Ref{Store: ref.Store, Name: name}))
+		read := readOf("dns:p", "", "a", secret.Ref{Store: ref.Store, Name: name}, "v1")
+		r.note(&read, false)
+		k := string(appendKey(nil, &read))
 		switch s := &r.shards[maphash.String(r.seed, k)%shards]; len(s.entries) {
 		case n:
 			full++
@@ -123,10 +124,10 @@ func TestInMemory(t *testing.T) {
 		store := &slow{Memory: NewMemory(0), each: 3 * time.Second}
 		r := New(Config{Store: store})
 		begin := time.Now()
-		r.Used(worker, "sink", "a", "", "g", ref, "v1")
-		r.Used(worker, "sink", "ab", "", "g", ref, "v1")
+		r.Used(readOf(worker, "sink", "a", ref, "v1"))
+		r.Used(readOf(worker, "sink", "ab", ref, "v1"))
 		time.Sleep(time.Second)
-		r.Used(worker, "later", "a", "", "g", ref, "v1")
+		r.Used(readOf(worker, "later", "a", ref, "v1"))
 		flushed := make(chan error)
 		go func() { flushed <- r.Flush(t.Context()) }()
 		synctest.Wait() // the flush waits in the store

@@ -21,8 +21,12 @@ type Memory struct {
 	keeps func(id string) bool
 
 	mu      sync.Mutex
-	entries map[string]map[useKey]*registry.Usage // by integration
+	entries map[string]map[useKey]*registry.Usage  // by integration
+	seen    map[string]map[secretKey]registry.Seen // by integration
 }
+
+// secretKey identifies a secret of an integration.
+type secretKey struct{ store, secret string }
 
 // useKey identifies a use of an integration.
 type useKey struct {
@@ -40,7 +44,7 @@ var _ registry.UsageStore = (*Memory)(nil)
 // NewMemory returns a Memory that stores at most the given number of entries for each
 // integration, and one more for each principal; 0 means 10,000.
 func NewMemory(most int) *Memory {
-	return &Memory{most: cmp.Or(most, 10_000), since: time.Now().UTC(), entries: make(map[string]map[useKey]*registry.Usage)}
+	return &Memory{most: cmp.Or(most, 10_000), since: time.Now().UTC(), entries: make(map[string]map[useKey]*registry.Usage), seen: make(map[string]map[secretKey]registry.Seen)}
 }
 
 // Keep sets a function that reports whether an integration still exists. MergeUsage removes
@@ -59,15 +63,17 @@ func (m *Memory) MergeUsage(_ context.Context, batch []registry.Usage) error {
 			m.entries[u.Integration] = of
 		}
 		k := keyOf(&u)
-		if old := of[k]; old != nil {
-			*old = registry.MergeUsage(*old, u)
-		} else {
-			of[k] = &u
+		old := of[k]
+		if old == nil {
+			old = &registry.Usage{}
+			*old, of[k] = u, old
 		}
+		*old = registry.MergeUsage(*old, u)
 	}
 	for id, of := range m.entries {
 		if m.keeps != nil && !m.keeps(id) {
 			delete(m.entries, id)
+			delete(m.seen, id)
 			continue
 		}
 		m.shrink(of)
@@ -127,6 +133,98 @@ func (m *Memory) Usage(_ context.Context, integration string, since time.Time, l
 	})
 	if limit > 0 && len(all) > limit {
 		all = all[:limit]
+	}
+	return all, nil
+}
+
+// UsagePage implements registry.UsageStore.
+func (m *Memory) UsagePage(_ context.Context, q registry.UsageQuery) ([]registry.Usage, error) {
+	type found struct {
+		id string
+		registry.Usage
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []found
+	for _, integration := range q.Integrations {
+		for _, u := range m.entries[integration] {
+			if q.Secret != "" && u.Secret != q.Secret || integration < q.AfterIntegration {
+				continue
+			}
+			if id := u.ID(); integration > q.AfterIntegration || id > q.AfterID {
+				all = append(all, found{id, *u})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b found) int {
+		return cmp.Or(cmp.Compare(a.Integration, b.Integration), cmp.Compare(a.id, b.id))
+	})
+	page := make([]registry.Usage, min(len(all), q.Limit))
+	for i := range page {
+		page[i] = all[i].Usage
+	}
+	return page, nil
+}
+
+// CountVersions implements registry.UsageStore.
+func (m *Memory) CountVersions(_ context.Context, limit int) ([]registry.VersionCount, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	counts := make(map[registry.VersionCount]int)
+	for integration, of := range m.entries {
+		for _, u := range of {
+			k := registry.VersionCount{Integration: integration, Store: u.Store, Secret: u.Secret, Version: u.Version}
+			if u.Secret == "" || counts[k] == 0 && len(counts) >= limit {
+				continue
+			}
+			counts[k]++
+		}
+	}
+	all := make([]registry.VersionCount, 0, len(counts))
+	for k, n := range counts {
+		k.Count = n
+		all = append(all, k)
+	}
+	return all, nil
+}
+
+// MergeSeen implements registry.UsageStore. Of an integration with too many secrets it
+// drops new ones.
+func (m *Memory) MergeSeen(_ context.Context, batch []registry.Seen) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range batch {
+		v.UID = ""
+		of := m.seen[v.Integration]
+		if of == nil {
+			of = make(map[secretKey]registry.Seen)
+			m.seen[v.Integration] = of
+		}
+		k := secretKey{v.Store, v.Secret}
+		old, known := of[k]
+		if known && !v.ReadAt.Before(old.ReadAt) || !known && len(of) < m.most {
+			of[k] = v
+		}
+	}
+	for id := range m.seen {
+		if m.keeps != nil && !m.keeps(id) {
+			delete(m.seen, id)
+		}
+	}
+	return nil
+}
+
+// Seen implements registry.UsageStore.
+func (m *Memory) Seen(_ context.Context, secrets []string) ([]registry.Seen, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []registry.Seen
+	for _, of := range m.seen {
+		for _, v := range of {
+			if secrets == nil || slices.Contains(secrets, v.Secret) {
+				all = append(all, v)
+			}
+		}
 	}
 	return all, nil
 }

@@ -17,6 +17,13 @@
 // within the time limit, does not always omit the same entries. If the batch failed as the
 // first one of its flush, the next flush starts after it, so that a batch that the store
 // always refuses does not keep the others from being written.
+//
+// For each use the store keeps the last few versions of the secret and the call that read
+// each of them first. The Recorder keeps of a version only what is not written yet: normally
+// nothing, because a version that was read before adds nothing to the times of the entry.
+//
+// Recorder.Seen notes which version the broker itself found in a store, so that a use of an
+// older version can be recognized.
 package usage
 
 import (
@@ -32,7 +39,6 @@ import (
 
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/registry"
-	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
 // Config configures a Recorder. Only Store is required.
@@ -45,6 +51,8 @@ type Config struct {
 	// principal has at most an eighth of the entries, and one more for each integration
 	// that it uses.
 	MaxEntries int
+	// Replica names this replica in what it records.
+	Replica string
 	// Logger logs failed flushes; nil discards the messages.
 	Logger *slog.Logger
 	// Now is the clock; nil means time.Now.
@@ -75,6 +83,7 @@ type Recorder struct {
 	// flushing has an element during a flush. Another flush waits for it: its entries are
 	// written only when it ends.
 	flushing chan struct{}
+	seen     seen
 	next     int // the shard with which the next flush starts; guarded by flushing
 }
 
@@ -90,17 +99,20 @@ type shard struct {
 type entry struct {
 	first, last int64 // first is 0 if there was no use since the last flush
 	version     string
-	shard       int32
-	quiet       int32 // number of intervals without a use
-	limited     bool  // shares counts the entry
+	// reads are the unwritten first reads of versions, at most registry.MaxVersions. Nil means
+	// that all uses since the last flush were of version, and that it was used before.
+	reads   []read
+	shard   int32
+	quiet   int32 // number of intervals without a use
+	limited bool  // shares counts the entry
 }
 
 // keyParts is the number of strings in a key.
 const keyParts = 8
 
 // appendKey appends the key of a use: its strings, each preceded by its length.
-func appendKey(b []byte, who authz.Principal, connector, integration, uid, grantID string, ref *secret.Ref) []byte {
-	for _, part := range [keyParts]string{integration, uid, string(who), connector, ref.Store, ref.Name, ref.Key, grantID} {
+func appendKey(b []byte, u *registry.Read) []byte {
+	for _, part := range [keyParts]string{u.Integration, u.UID, string(u.Principal), u.Connector, u.Ref.Store, u.Ref.Name, u.Ref.Key, u.GrantID} {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
 	}
@@ -149,21 +161,19 @@ func New(c Config) *Recorder {
 	return r
 }
 
-// Used records that a caller got a secret by a grant of the integration. It never blocks, and allocates memory only for
-// uses that it has not seen for some time and for very long names. It retains version, but
-// none of the other strings.
-//
-// integration and uid identify the integration; uid may be "".
+// Used records that a caller got a secret. It never blocks, and allocates memory only for
+// uses and versions that it has not seen for some time and for very long names. It retains
+// the version, but none of the other strings.
 //
 // Every use is recorded. If a principal has too many different uses, Used leaves out the
 // connector's name, or else records only a use of the integration.
-func (r *Recorder) Used(who authz.Principal, connector, integration, uid, grantID string, ref secret.Ref, version string) {
-	switch {
-	case r.note(who, connector, integration, uid, grantID, &ref, version, true):
+func (r *Recorder) Used(u registry.Read) {
+	named := u.Connector != ""
+	if r.note(&u, true) {
 		return
-	case connector != "" && r.note(who, "", integration, uid, grantID, &ref, version, true):
-	default:
-		r.note(who, "", integration, uid, "", &secret.Ref{}, "", false)
+	}
+	if u.Connector = ""; !named || !r.note(&u, true) {
+		r.UsedIntegration(u.Principal, u.Integration, u.UID)
 	}
 	r.folded.Add(1)
 }
@@ -171,14 +181,14 @@ func (r *Recorder) Used(who authz.Principal, connector, integration, uid, grantI
 // UsedIntegration records a use of an integration without a secret, such as by a caller that
 // watches its secrets. It is like Used otherwise.
 func (r *Recorder) UsedIntegration(who authz.Principal, integration, uid string) {
-	r.note(who, "", integration, uid, "", &secret.Ref{}, "", false)
+	r.note(&registry.Read{Principal: who, Integration: integration, UID: uid}, false)
 }
 
-// note records a use under a key. If limited, a new key must be within the principal's share;
-// note reports whether it recorded the use.
-func (r *Recorder) note(who authz.Principal, connector, integration, uid, grantID string, ref *secret.Ref, version string, limited bool) bool {
+// note records a use. If limited, a new entry must be within the principal's share; note
+// reports whether it recorded the use.
+func (r *Recorder) note(u *registry.Read, limited bool) bool {
 	var space [512]byte
-	k := appendKey(space[:0], who, connector, integration, uid, grantID, ref)
+	k := appendKey(space[:0], u)
 	i := int32(maphash.Bytes(r.seed, k) % shards)
 	now := r.cfg.Now().UnixNano()
 	s := &r.shards[i]
@@ -187,7 +197,7 @@ func (r *Recorder) note(who authz.Principal, connector, integration, uid, grantI
 	e := s.entries[string(k)]
 	if e == nil {
 		if limited {
-			if r.entries.Load() >= int64(r.cfg.MaxEntries) || !r.shares.join(who, connector) {
+			if r.entries.Load() >= int64(r.cfg.MaxEntries) || !r.shares.join(u.Principal, u.Connector) {
 				return false
 			}
 		}
@@ -195,7 +205,10 @@ func (r *Recorder) note(who authz.Principal, connector, integration, uid, grantI
 		e = &entry{shard: i, limited: limited}
 		s.entries[string(k)] = e
 	}
-	e.version, e.last = version, now
+	if e.version != u.Version {
+		e.begin(u, now)
+	}
+	e.last = now
 	if e.first == 0 {
 		e.first = now
 	}
@@ -238,6 +251,10 @@ func (r *Recorder) flush(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
+	// First, because a use of the current version must not look outdated meanwhile.
+	if err := r.flushSeen(ctx); err != nil {
+		return err
+	}
 	var batch []registry.Usage
 	var taken []*entry
 	first, batchStart := r.next, 0
@@ -261,17 +278,21 @@ func (r *Recorder) flush(ctx context.Context) error {
 // write writes a batch, or marks its entries as unwritten again.
 func (r *Recorder) write(ctx context.Context, batch []registry.Usage, taken []*entry) error {
 	err := r.cfg.Store.MergeUsage(ctx, batch)
-	if err == nil {
-		if r.failing.Swap(false) {
-			r.cfg.Logger.Info("recording usage works again")
+	if err != nil {
+		// Mark the entries as unwritten: the next flush may succeed.
+		for i, e := range taken {
+			r.giveBack(e, &batch[i])
 		}
-		return nil
 	}
-	// Mark the entries as unwritten: the next flush may succeed.
-	for i, e := range taken {
-		r.giveBack(e, batch[i].FirstAt.UnixNano())
-	}
-	if !r.failing.Swap(true) {
+	return r.written(err)
+}
+
+// written logs changes between success and failure, and returns err.
+func (r *Recorder) written(err error) error {
+	switch {
+	case err == nil && r.failing.Swap(false):
+		r.cfg.Logger.Info("recording usage works again")
+	case err != nil && !r.failing.Swap(true):
 		r.cfg.Logger.Warn("cannot record usage; retrying", "error", err)
 	}
 	return err
@@ -279,7 +300,7 @@ func (r *Recorder) write(ctx context.Context, batch []registry.Usage, taken []*e
 
 // InMemory returns the uses of an integration since the given time that are in memory, the
 // latest first. They include all unwritten uses, also those that a flush is writing now.
-// FirstAt is not set. InMemory does not access the store.
+// FirstAt is not set, and Versions has only unwritten versions. InMemory does not access the store.
 func (r *Recorder) InMemory(integration, uid string, since time.Time) []registry.Usage {
 	var prefix string
 	for _, part := range []string{integration, uid} {
@@ -291,7 +312,9 @@ func (r *Recorder) InMemory(integration, uid string, since time.Time) []registry
 		s.mu.Lock()
 		for k, e := range s.entries {
 			if strings.HasPrefix(k, prefix) && e.last >= since.UnixNano() {
-				all = append(all, usageOf(k, e))
+				u := usageOf(k, e)
+				u.Versions, _ = e.versions(r.cfg.Replica)
+				all = append(all, u)
 			}
 		}
 		s.mu.Unlock()
@@ -300,7 +323,7 @@ func (r *Recorder) InMemory(integration, uid string, since time.Time) []registry
 	return all
 }
 
-// usageOf returns an entry without its FirstAt.
+// usageOf returns an entry without its FirstAt and Versions.
 func usageOf(k string, e *entry) registry.Usage {
 	part := splitKey(k)
 	return registry.Usage{
@@ -310,18 +333,26 @@ func usageOf(k string, e *entry) registry.Usage {
 	}
 }
 
-// giveBack restores first. Uses that were recorded in the meantime are later.
-func (r *Recorder) giveBack(e *entry, first int64) {
+// giveBack restores what take has removed from an entry. Uses that were recorded in the
+// meantime are later.
+func (r *Recorder) giveBack(e *entry, u *registry.Usage) {
 	s := &r.shards[e.shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.first == 0 || first < e.first {
+	if first := u.FirstAt.UnixNano(); e.first == 0 || first < e.first {
 		e.first = first
+	}
+	switch {
+	case u.Versions != nil:
+		e.restore(u.Versions)
+	case e.reads != nil && u.Version != "": // another version was read in the meantime
+		e.restore([]registry.VersionUse{{Version: u.Version, FirstAt: u.FirstAt, LastAt: u.LastAt}})
 	}
 }
 
 // take appends the unwritten uses of a shard to batch, marks them as written, and removes
-// entries that have not been used for a long time.
+// entries that have not been used for a long time. It leaves those whose records are not
+// committed yet, which takes two seconds at most: no value has left the broker.
 func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]registry.Usage, []*entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -340,8 +371,12 @@ func (r *Recorder) take(s *shard, batch []registry.Usage, taken []*entry) ([]reg
 		e.quiet = 0
 		u := usageOf(k, e)
 		u.FirstAt = time.Unix(0, e.first).UTC()
+		var committed bool
+		if u.Versions, committed = e.versions(r.cfg.Replica); !committed {
+			continue
+		}
 		batch = append(batch, u)
-		e.first = 0
+		e.first, e.reads = 0, nil
 		taken = append(taken, e)
 	}
 	return batch, taken

@@ -145,6 +145,115 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
 }
 
+// VersionState says whether a use has read the current version of its secret last.
+type VersionState int32
+
+const (
+	VersionState_VERSION_STATE_UNSPECIFIED VersionState = 0
+	// The current version is unknown, or the secrets have no lasting versions.
+	VersionState_VERSION_STATE_UNKNOWN  VersionState = 1
+	VersionState_VERSION_STATE_CURRENT  VersionState = 2
+	VersionState_VERSION_STATE_OUTDATED VersionState = 3
+)
+
+// Enum value maps for VersionState.
+var (
+	VersionState_name = map[int32]string{
+		0: "VERSION_STATE_UNSPECIFIED",
+		1: "VERSION_STATE_UNKNOWN",
+		2: "VERSION_STATE_CURRENT",
+		3: "VERSION_STATE_OUTDATED",
+	}
+	VersionState_value = map[string]int32{
+		"VERSION_STATE_UNSPECIFIED": 0,
+		"VERSION_STATE_UNKNOWN":     1,
+		"VERSION_STATE_CURRENT":     2,
+		"VERSION_STATE_OUTDATED":    3,
+	}
+)
+
+func (x VersionState) Enum() *VersionState {
+	p := new(VersionState)
+	*p = x
+	return p
+}
+
+func (x VersionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VersionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_integration_proto_enumTypes[2].Descriptor()
+}
+
+func (VersionState) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_integration_proto_enumTypes[2]
+}
+
+func (x VersionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VersionState.Descriptor instead.
+func (VersionState) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
+}
+
+// UsageAttribution says what an entry of usage distinguishes, and so what its versions prove.
+type UsageAttribution int32
+
+const (
+	UsageAttribution_USAGE_ATTRIBUTION_UNSPECIFIED UsageAttribution = 0
+	// The caller named its connector, which is not verified. Other connectors have entries of
+	// their own.
+	UsageAttribution_USAGE_ATTRIBUTION_CONNECTOR UsageAttribution = 1
+	// The caller named no connector. The entry is weaker evidence: it has the reads of all
+	// connectors of the principal that are not named, and each of them may still use any of the
+	// versions.
+	UsageAttribution_USAGE_ATTRIBUTION_PRINCIPAL UsageAttribution = 2
+)
+
+// Enum value maps for UsageAttribution.
+var (
+	UsageAttribution_name = map[int32]string{
+		0: "USAGE_ATTRIBUTION_UNSPECIFIED",
+		1: "USAGE_ATTRIBUTION_CONNECTOR",
+		2: "USAGE_ATTRIBUTION_PRINCIPAL",
+	}
+	UsageAttribution_value = map[string]int32{
+		"USAGE_ATTRIBUTION_UNSPECIFIED": 0,
+		"USAGE_ATTRIBUTION_CONNECTOR":   1,
+		"USAGE_ATTRIBUTION_PRINCIPAL":   2,
+	}
+)
+
+func (x UsageAttribution) Enum() *UsageAttribution {
+	p := new(UsageAttribution)
+	*p = x
+	return p
+}
+
+func (x UsageAttribution) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UsageAttribution) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_integration_proto_enumTypes[3].Descriptor()
+}
+
+func (UsageAttribution) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_integration_proto_enumTypes[3]
+}
+
+func (x UsageAttribution) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UsageAttribution.Descriptor instead.
+func (UsageAttribution) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
+}
+
 // State is the outcome of a step.
 type ValidationStep_State int32
 
@@ -188,11 +297,11 @@ func (x ValidationStep_State) String() string {
 }
 
 func (ValidationStep_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_secretbroker_v1_integration_proto_enumTypes[2].Descriptor()
+	return file_secretbroker_v1_integration_proto_enumTypes[4].Descriptor()
 }
 
 func (ValidationStep_State) Type() protoreflect.EnumType {
-	return &file_secretbroker_v1_integration_proto_enumTypes[2]
+	return &file_secretbroker_v1_integration_proto_enumTypes[4]
 }
 
 func (x ValidationStep_State) Number() protoreflect.EnumNumber {
@@ -2012,12 +2121,20 @@ func (x *RevokeUseResponse) GetRequestId() string {
 }
 
 type ListUsageRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	IntegrationId string                 `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
-	// The maximum number of entries to return; 0 for 50, at most 500.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The integration, or "-" for all integrations that the caller has a role on.
+	IntegrationId string `protobuf:"bytes,1,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
+	// The maximum number of entries to return; 0 for 50, at most 500. A page can have fewer
+	// entries although others follow; only next_page_token says whether there are more.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the previous response; the other fields must be unchanged.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Returns only the entries that match: terms joined by AND, each a comparison with = or
+	// != and a value, which may end with *, or a word. Fields: store, secret, json_key,
+	// principal, connector, version (the last one that was read), attribution. Words, which
+	// NOT negates: outdated, current. For example
+	// `secret = "orders-db" AND outdated`. A value that contains spaces or = is quoted.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2073,10 +2190,18 @@ func (x *ListUsageRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListUsageRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
 type ListUsageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Usage []*Usage               `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
-	// Ids of the grants that were not used within the usage window.
+	// Of one integration the most recent first; of all integrations in the order of their ids.
+	Usage []*Usage `protobuf:"bytes,1,rep,name=usage,proto3" json:"usage,omitempty"`
+	// For one integration: ids of the grants that were not used within the usage window.
 	UnusedGrantIds []string `protobuf:"bytes,2,rep,name=unused_grant_ids,json=unusedGrantIds,proto3" json:"unused_grant_ids,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -2168,7 +2293,19 @@ type Usage struct {
 	FirstUseTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
 	LastUseTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// The grant that allowed the reads; empty if the broker no longer distinguishes them.
-	GrantId       string `protobuf:"bytes,9,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
+	GrantId string `protobuf:"bytes,9,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
+	// The integration through which the secret was read.
+	IntegrationId string `protobuf:"bytes,10,opt,name=integration_id,json=integrationId,proto3" json:"integration_id,omitempty"`
+	// The last versions that were read, at most four, the one that was read last first.
+	Versions []*VersionUse `protobuf:"bytes,11,rep,name=versions,proto3" json:"versions,omitempty"`
+	// The version that the broker itself found when it last read the secret from its store,
+	// through any integration that the caller has a role on and for a reference that names no
+	// version. Empty if that is unknown.
+	CurrentVersion string `protobuf:"bytes,12,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
+	// Whether version is current_version.
+	State VersionState `protobuf:"varint,13,opt,name=state,proto3,enum=secretbroker.v1.VersionState" json:"state,omitempty"`
+	// What the entry distinguishes.
+	Attribution   UsageAttribution `protobuf:"varint,14,opt,name=attribution,proto3,enum=secretbroker.v1.UsageAttribution" json:"attribution,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2262,6 +2399,130 @@ func (x *Usage) GetLastUseTime() *timestamppb.Timestamp {
 func (x *Usage) GetGrantId() string {
 	if x != nil {
 		return x.GrantId
+	}
+	return ""
+}
+
+func (x *Usage) GetIntegrationId() string {
+	if x != nil {
+		return x.IntegrationId
+	}
+	return ""
+}
+
+func (x *Usage) GetVersions() []*VersionUse {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *Usage) GetCurrentVersion() string {
+	if x != nil {
+		return x.CurrentVersion
+	}
+	return ""
+}
+
+func (x *Usage) GetState() VersionState {
+	if x != nil {
+		return x.State
+	}
+	return VersionState_VERSION_STATE_UNSPECIFIED
+}
+
+func (x *Usage) GetAttribution() UsageAttribution {
+	if x != nil {
+		return x.Attribution
+	}
+	return UsageAttribution_USAGE_ATTRIBUTION_UNSPECIFIED
+}
+
+// VersionUse is what one principal has read of one version of a secret.
+type VersionUse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Unset if it is unknown: the first read was recorded by a release that did not record
+	// versions.
+	FirstUseTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=first_use_time,json=firstUseTime,proto3" json:"first_use_time,omitempty"`
+	LastUseTime  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
+	// The call of the first read: its request id, and the number of its record in the chain of
+	// the audit log of the replica. Empty and 0 if they are unknown.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	AuditSequence uint64 `protobuf:"varint,5,opt,name=audit_sequence,json=auditSequence,proto3" json:"audit_sequence,omitempty"`
+	Replica       string `protobuf:"bytes,6,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionUse) Reset() {
+	*x = VersionUse{}
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionUse) ProtoMessage() {}
+
+func (x *VersionUse) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionUse.ProtoReflect.Descriptor instead.
+func (*VersionUse) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *VersionUse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VersionUse) GetFirstUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstUseTime
+	}
+	return nil
+}
+
+func (x *VersionUse) GetLastUseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUseTime
+	}
+	return nil
+}
+
+func (x *VersionUse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *VersionUse) GetAuditSequence() uint64 {
+	if x != nil {
+		return x.AuditSequence
+	}
+	return 0
+}
+
+func (x *VersionUse) GetReplica() string {
+	if x != nil {
+		return x.Replica
 	}
 	return ""
 }
@@ -2415,19 +2676,20 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x11RevokeUseResponse\x12>\n" +
 	"\vintegration\x18\x01 \x01(\v2\x1c.secretbroker.v1.IntegrationR\vintegration\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"u\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"\x8d\x01\n" +
 	"\x10ListUsageRequest\x12%\n" +
 	"\x0eintegration_id\x18\x01 \x01(\tR\rintegrationId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\xf1\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"\x06filter\x18\x04 \x01(\tR\x06filter\"\xf1\x01\n" +
 	"\x11ListUsageResponse\x12,\n" +
 	"\x05usage\x18\x01 \x03(\v2\x16.secretbroker.v1.UsageR\x05usage\x12(\n" +
 	"\x10unused_grant_ids\x18\x02 \x03(\tR\x0eunusedGrantIds\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12=\n" +
-	"\trecording\x18\x05 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\trecording\"\xc3\x02\n" +
+	"\trecording\x18\x05 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\trecording\"\xc6\x04\n" +
 	"\x05Usage\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1c\n" +
 	"\tconnector\x18\x02 \x01(\tR\tconnector\x12\x14\n" +
@@ -2437,7 +2699,22 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12@\n" +
 	"\x0efirst_use_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
 	"\rlast_use_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x19\n" +
-	"\bgrant_id\x18\t \x01(\tR\agrantId*\x93\x01\n" +
+	"\bgrant_id\x18\t \x01(\tR\agrantId\x12%\n" +
+	"\x0eintegration_id\x18\n" +
+	" \x01(\tR\rintegrationId\x127\n" +
+	"\bversions\x18\v \x03(\v2\x1b.secretbroker.v1.VersionUseR\bversions\x12'\n" +
+	"\x0fcurrent_version\x18\f \x01(\tR\x0ecurrentVersion\x123\n" +
+	"\x05state\x18\r \x01(\x0e2\x1d.secretbroker.v1.VersionStateR\x05state\x12C\n" +
+	"\vattribution\x18\x0e \x01(\x0e2!.secretbroker.v1.UsageAttributionR\vattribution\"\x88\x02\n" +
+	"\n" +
+	"VersionUse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12@\n" +
+	"\x0efirst_use_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\ffirstUseTime\x12>\n" +
+	"\rlast_use_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12%\n" +
+	"\x0eaudit_sequence\x18\x05 \x01(\x04R\rauditSequence\x12\x18\n" +
+	"\areplica\x18\x06 \x01(\tR\areplica*\x93\x01\n" +
 	"\x10IntegrationState\x12!\n" +
 	"\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18INTEGRATION_STATE_ACTIVE\x10\x01\x12\x1e\n" +
@@ -2448,7 +2725,16 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\x13ROLE_RESOURCE_OWNER\x10\x01\x12\x11\n" +
 	"\rROLE_ASSIGNER\x10\x02\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\x03\x12\x10\n" +
-	"\fROLE_ROTATOR\x10\x042\x8f\a\n" +
+	"\fROLE_ROTATOR\x10\x04*\x7f\n" +
+	"\fVersionState\x12\x1d\n" +
+	"\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15VERSION_STATE_UNKNOWN\x10\x01\x12\x19\n" +
+	"\x15VERSION_STATE_CURRENT\x10\x02\x12\x1a\n" +
+	"\x16VERSION_STATE_OUTDATED\x10\x03*w\n" +
+	"\x10UsageAttribution\x12!\n" +
+	"\x1dUSAGE_ATTRIBUTION_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bUSAGE_ATTRIBUTION_CONNECTOR\x10\x01\x12\x1f\n" +
+	"\x1bUSAGE_ATTRIBUTION_PRINCIPAL\x10\x022\x8f\a\n" +
 	"\x12IntegrationService\x12j\n" +
 	"\x11CreateIntegration\x12).secretbroker.v1.CreateIntegrationRequest\x1a*.secretbroker.v1.CreateIntegrationResponse\x12a\n" +
 	"\x0eGetIntegration\x12&.secretbroker.v1.GetIntegrationRequest\x1a'.secretbroker.v1.GetIntegrationResponse\x12g\n" +
@@ -2473,108 +2759,116 @@ func file_secretbroker_v1_integration_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_integration_proto_rawDescData
 }
 
-var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_secretbroker_v1_integration_proto_goTypes = []any{
 	(IntegrationState)(0),               // 0: secretbroker.v1.IntegrationState
 	(Role)(0),                           // 1: secretbroker.v1.Role
-	(ValidationStep_State)(0),           // 2: secretbroker.v1.ValidationStep.State
-	(*Integration)(nil),                 // 3: secretbroker.v1.Integration
-	(*UsageRecording)(nil),              // 4: secretbroker.v1.UsageRecording
-	(*IntegrationCache)(nil),            // 5: secretbroker.v1.IntegrationCache
-	(*IntegrationReads)(nil),            // 6: secretbroker.v1.IntegrationReads
-	(*Placement)(nil),                   // 7: secretbroker.v1.Placement
-	(*Grant)(nil),                       // 8: secretbroker.v1.Grant
-	(*RoleBinding)(nil),                 // 9: secretbroker.v1.RoleBinding
-	(*Fact)(nil),                        // 10: secretbroker.v1.Fact
-	(*Problem)(nil),                     // 11: secretbroker.v1.Problem
-	(*CreateIntegrationRequest)(nil),    // 12: secretbroker.v1.CreateIntegrationRequest
-	(*CreateIntegrationResponse)(nil),   // 13: secretbroker.v1.CreateIntegrationResponse
-	(*GetIntegrationRequest)(nil),       // 14: secretbroker.v1.GetIntegrationRequest
-	(*GetIntegrationResponse)(nil),      // 15: secretbroker.v1.GetIntegrationResponse
-	(*ListIntegrationsRequest)(nil),     // 16: secretbroker.v1.ListIntegrationsRequest
-	(*ListIntegrationsResponse)(nil),    // 17: secretbroker.v1.ListIntegrationsResponse
-	(*UpdateIntegrationRequest)(nil),    // 18: secretbroker.v1.UpdateIntegrationRequest
-	(*UpdateIntegrationResponse)(nil),   // 19: secretbroker.v1.UpdateIntegrationResponse
-	(*DeleteIntegrationRequest)(nil),    // 20: secretbroker.v1.DeleteIntegrationRequest
-	(*DeleteIntegrationResponse)(nil),   // 21: secretbroker.v1.DeleteIntegrationResponse
-	(*ValidateIntegrationRequest)(nil),  // 22: secretbroker.v1.ValidateIntegrationRequest
-	(*ValidateIntegrationResponse)(nil), // 23: secretbroker.v1.ValidateIntegrationResponse
-	(*ValidationStep)(nil),              // 24: secretbroker.v1.ValidationStep
-	(*GrantUseRequest)(nil),             // 25: secretbroker.v1.GrantUseRequest
-	(*GrantUseResponse)(nil),            // 26: secretbroker.v1.GrantUseResponse
-	(*RevokeUseRequest)(nil),            // 27: secretbroker.v1.RevokeUseRequest
-	(*RevokeUseResponse)(nil),           // 28: secretbroker.v1.RevokeUseResponse
-	(*ListUsageRequest)(nil),            // 29: secretbroker.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),           // 30: secretbroker.v1.ListUsageResponse
-	(*Usage)(nil),                       // 31: secretbroker.v1.Usage
-	nil,                                 // 32: secretbroker.v1.Integration.CredentialsEntry
-	(*structpb.Struct)(nil),             // 33: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 34: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 35: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil),       // 36: google.protobuf.FieldMask
+	(VersionState)(0),                   // 2: secretbroker.v1.VersionState
+	(UsageAttribution)(0),               // 3: secretbroker.v1.UsageAttribution
+	(ValidationStep_State)(0),           // 4: secretbroker.v1.ValidationStep.State
+	(*Integration)(nil),                 // 5: secretbroker.v1.Integration
+	(*UsageRecording)(nil),              // 6: secretbroker.v1.UsageRecording
+	(*IntegrationCache)(nil),            // 7: secretbroker.v1.IntegrationCache
+	(*IntegrationReads)(nil),            // 8: secretbroker.v1.IntegrationReads
+	(*Placement)(nil),                   // 9: secretbroker.v1.Placement
+	(*Grant)(nil),                       // 10: secretbroker.v1.Grant
+	(*RoleBinding)(nil),                 // 11: secretbroker.v1.RoleBinding
+	(*Fact)(nil),                        // 12: secretbroker.v1.Fact
+	(*Problem)(nil),                     // 13: secretbroker.v1.Problem
+	(*CreateIntegrationRequest)(nil),    // 14: secretbroker.v1.CreateIntegrationRequest
+	(*CreateIntegrationResponse)(nil),   // 15: secretbroker.v1.CreateIntegrationResponse
+	(*GetIntegrationRequest)(nil),       // 16: secretbroker.v1.GetIntegrationRequest
+	(*GetIntegrationResponse)(nil),      // 17: secretbroker.v1.GetIntegrationResponse
+	(*ListIntegrationsRequest)(nil),     // 18: secretbroker.v1.ListIntegrationsRequest
+	(*ListIntegrationsResponse)(nil),    // 19: secretbroker.v1.ListIntegrationsResponse
+	(*UpdateIntegrationRequest)(nil),    // 20: secretbroker.v1.UpdateIntegrationRequest
+	(*UpdateIntegrationResponse)(nil),   // 21: secretbroker.v1.UpdateIntegrationResponse
+	(*DeleteIntegrationRequest)(nil),    // 22: secretbroker.v1.DeleteIntegrationRequest
+	(*DeleteIntegrationResponse)(nil),   // 23: secretbroker.v1.DeleteIntegrationResponse
+	(*ValidateIntegrationRequest)(nil),  // 24: secretbroker.v1.ValidateIntegrationRequest
+	(*ValidateIntegrationResponse)(nil), // 25: secretbroker.v1.ValidateIntegrationResponse
+	(*ValidationStep)(nil),              // 26: secretbroker.v1.ValidationStep
+	(*GrantUseRequest)(nil),             // 27: secretbroker.v1.GrantUseRequest
+	(*GrantUseResponse)(nil),            // 28: secretbroker.v1.GrantUseResponse
+	(*RevokeUseRequest)(nil),            // 29: secretbroker.v1.RevokeUseRequest
+	(*RevokeUseResponse)(nil),           // 30: secretbroker.v1.RevokeUseResponse
+	(*ListUsageRequest)(nil),            // 31: secretbroker.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 32: secretbroker.v1.ListUsageResponse
+	(*Usage)(nil),                       // 33: secretbroker.v1.Usage
+	(*VersionUse)(nil),                  // 34: secretbroker.v1.VersionUse
+	nil,                                 // 35: secretbroker.v1.Integration.CredentialsEntry
+	(*structpb.Struct)(nil),             // 36: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 37: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),       // 39: google.protobuf.FieldMask
 }
 var file_secretbroker_v1_integration_proto_depIdxs = []int32{
-	33, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
-	5,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
-	6,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
-	7,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
-	8,  // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
-	9,  // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
-	32, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
-	34, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
-	34, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
-	10, // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
-	34, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
-	11, // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
+	36, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
+	7,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
+	8,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
+	9,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
+	10, // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
+	11, // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
+	35, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
+	37, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
+	37, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
+	12, // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
+	37, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
+	13, // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
 	0,  // 12: secretbroker.v1.Integration.state:type_name -> secretbroker.v1.IntegrationState
-	4,  // 13: secretbroker.v1.Integration.usage_recording:type_name -> secretbroker.v1.UsageRecording
-	34, // 14: secretbroker.v1.UsageRecording.recorded_since:type_name -> google.protobuf.Timestamp
-	34, // 15: secretbroker.v1.UsageRecording.grants_recorded_since:type_name -> google.protobuf.Timestamp
-	35, // 16: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
-	35, // 17: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
-	35, // 18: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
+	6,  // 13: secretbroker.v1.Integration.usage_recording:type_name -> secretbroker.v1.UsageRecording
+	37, // 14: secretbroker.v1.UsageRecording.recorded_since:type_name -> google.protobuf.Timestamp
+	37, // 15: secretbroker.v1.UsageRecording.grants_recorded_since:type_name -> google.protobuf.Timestamp
+	38, // 16: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
+	38, // 17: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
+	38, // 18: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
 	1,  // 19: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
-	3,  // 20: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	3,  // 21: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	3,  // 22: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	3,  // 23: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
-	3,  // 24: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	36, // 25: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 26: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	24, // 27: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
-	2,  // 28: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
-	8,  // 29: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
-	3,  // 30: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
-	8,  // 31: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
-	3,  // 32: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
-	31, // 33: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
-	4,  // 34: secretbroker.v1.ListUsageResponse.recording:type_name -> secretbroker.v1.UsageRecording
-	34, // 35: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
-	34, // 36: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
-	12, // 37: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
-	14, // 38: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
-	16, // 39: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
-	18, // 40: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
-	20, // 41: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
-	22, // 42: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
-	25, // 43: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
-	27, // 44: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
-	29, // 45: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
-	13, // 46: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
-	15, // 47: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
-	17, // 48: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
-	19, // 49: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
-	21, // 50: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
-	23, // 51: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
-	26, // 52: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
-	28, // 53: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
-	30, // 54: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
-	46, // [46:55] is the sub-list for method output_type
-	37, // [37:46] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	5,  // 20: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	5,  // 21: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	5,  // 22: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	5,  // 23: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
+	5,  // 24: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	39, // 25: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	5,  // 26: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	26, // 27: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
+	4,  // 28: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
+	10, // 29: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
+	5,  // 30: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
+	10, // 31: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
+	5,  // 32: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
+	33, // 33: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
+	6,  // 34: secretbroker.v1.ListUsageResponse.recording:type_name -> secretbroker.v1.UsageRecording
+	37, // 35: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
+	37, // 36: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
+	34, // 37: secretbroker.v1.Usage.versions:type_name -> secretbroker.v1.VersionUse
+	2,  // 38: secretbroker.v1.Usage.state:type_name -> secretbroker.v1.VersionState
+	3,  // 39: secretbroker.v1.Usage.attribution:type_name -> secretbroker.v1.UsageAttribution
+	37, // 40: secretbroker.v1.VersionUse.first_use_time:type_name -> google.protobuf.Timestamp
+	37, // 41: secretbroker.v1.VersionUse.last_use_time:type_name -> google.protobuf.Timestamp
+	14, // 42: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
+	16, // 43: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
+	18, // 44: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
+	20, // 45: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
+	22, // 46: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
+	24, // 47: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
+	27, // 48: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
+	29, // 49: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
+	31, // 50: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
+	15, // 51: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
+	17, // 52: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
+	19, // 53: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
+	21, // 54: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
+	23, // 55: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
+	25, // 56: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
+	28, // 57: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
+	30, // 58: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
+	32, // 59: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
+	51, // [51:60] is the sub-list for method output_type
+	42, // [42:51] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_integration_proto_init() }
@@ -2587,8 +2881,8 @@ func file_secretbroker_v1_integration_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_integration_proto_rawDesc), len(file_secretbroker_v1_integration_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   30,
+			NumEnums:      5,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

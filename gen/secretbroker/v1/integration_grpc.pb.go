@@ -77,8 +77,9 @@ type IntegrationServiceClient interface {
 	// RevokeUse removes the grant that is equal to the given one. Needs the role
 	// RESOURCE_OWNER or ASSIGNER on it.
 	RevokeUse(ctx context.Context, in *RevokeUseRequest, opts ...grpc.CallOption) (*RevokeUseResponse, error)
-	// ListUsage returns who has used an integration, for which secret and
-	// connector, most recent first. Needs any role on it.
+	// ListUsage returns who has used an integration, or all integrations, for which
+	// secret and connector, and which versions it has read. Needs any role on the
+	// integration; the integrations without a role of the caller are left out of all.
 	ListUsage(ctx context.Context, in *ListUsageRequest, opts ...grpc.CallOption) (*ListUsageResponse, error)
 }
 
@@ -227,8 +228,9 @@ type IntegrationServiceServer interface {
 	// RevokeUse removes the grant that is equal to the given one. Needs the role
 	// RESOURCE_OWNER or ASSIGNER on it.
 	RevokeUse(context.Context, *RevokeUseRequest) (*RevokeUseResponse, error)
-	// ListUsage returns who has used an integration, for which secret and
-	// connector, most recent first. Needs any role on it.
+	// ListUsage returns who has used an integration, or all integrations, for which
+	// secret and connector, and which versions it has read. Needs any role on the
+	// integration; the integrations without a role of the caller are left out of all.
 	ListUsage(context.Context, *ListUsageRequest) (*ListUsageResponse, error)
 	mustEmbedUnimplementedIntegrationServiceServer()
 }

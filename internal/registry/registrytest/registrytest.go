@@ -67,6 +67,11 @@ func Run(t *testing.T, newBackend func(t *testing.T) *Backend) {
 		"Usage":                testUsage,
 		"UsageGoesAlong":       testUsageGoesAlong,
 		"UsageFromReplicas":    testUsageFromReplicas,
+		"UsageVersions":        func(t *testing.T, b *Backend) { UsageVersions(t, createABC(t, b)) },
+		"VersionsFromReplicas": testVersionsFromReplicas,
+		"UsagePages":           func(t *testing.T, b *Backend) { UsagePages(t, createABC(t, b)) },
+		"Seen":                 func(t *testing.T, b *Backend) { Seen(t, createABC(t, b)) },
+		"SeenGoesAlong":        testSeenGoesAlong,
 	})
 }
 

@@ -28,6 +28,8 @@ type dialect struct {
 	now string
 	// bytes is a placeholder for bytes where the database cannot infer the type.
 	bytes string
+	// forUpdate, if not "", makes a SELECT lock its rows until the end of the transaction.
+	forUpdate string
 	// notify, if not "", notifies the other replicas. It is run in every transaction that
 	// changes integrations.
 	notify string
@@ -73,6 +75,7 @@ var postgresDialect = dialect{
 	state:         `SELECT revision, stamp, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on' FROM registry_state WHERE id = 1`,
 	now:           `CAST(1000000 * extract(epoch FROM clock_timestamp()) AS BIGINT)`,
 	bytes:         `CAST(? AS BYTEA)`,
+	forUpdate:     " FOR UPDATE",
 	notify:        "SELECT pg_notify('" + channel + "', '')",
 	// Writers wait for each other's lock on the row of registry_state. READ COMMITTED lets
 	// a writer that gets the lock see what the others have committed.

@@ -34,6 +34,7 @@ var migrations = []migration{
 	{version: uidVersion, name: "uid", oldest: 2},
 	{version: denialsVersion, name: "denials", oldest: 2},
 	{version: sightingsVersion, name: "sightings", oldest: 2},
+	{version: usageVersionsVersion, name: "usage_versions", oldest: 2},
 }
 
 // changesVersion is the schema version that introduced the change log. Writers of older
@@ -51,6 +52,10 @@ const denialsVersion = 6
 // sightingsVersion is the schema version that introduced sightings, leases and sealed keys.
 // Replicas of older releases have no leases: Refresh does not wait for them.
 const sightingsVersion = 7
+
+// usageVersionsVersion is the schema version that introduced the versions of uses and the last
+// reads of secrets. Older releases write neither: of their uses only the last version is known.
+const usageVersionsVersion = 8
 
 // latest is the schema version of this release.
 func latest() int { return migrations[len(migrations)-1].version }

@@ -3,12 +3,9 @@ package sqlstore
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,21 +23,6 @@ const (
 	maxUsageText = 2048
 )
 
-// usageID identifies an entry. It contains the lengths of the columns, so that different
-// columns never result in the same ID. Without a grant's id it is the ID of releases before
-// schema version 4, which did not record it.
-func usageID(u *registry.Usage) string {
-	h := sha256.New()
-	columns := []string{u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID}
-	if u.GrantID == "" {
-		columns = columns[:len(columns)-1]
-	}
-	for _, s := range columns {
-		h.Write([]byte(strconv.Itoa(len(s)) + ":" + s))
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 // text replaces what one of the databases does not accept as text.
 func text(s string) string {
 	if len(s) > maxUsageText {
@@ -51,14 +33,14 @@ func text(s string) string {
 
 // MergeUsage implements registry.UsageStore.
 func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
-	merged := make(map[string]registry.Usage, len(batch)) // by usageID and UID
-	for _, u := range batch {
-		u.Connector, u.Store, u.Secret, u.Key, u.Version = text(u.Connector), text(u.Store), text(u.Secret), text(u.Key), text(u.Version)
-		id := usageID(&u) + u.UID
-		if old, ok := merged[id]; ok {
+	merged := make(map[string]registry.Usage, len(batch)) // by ID and UID
+	for i := range batch {
+		u := stored(&batch[i])
+		key := u.ID() + u.UID
+		if old, ok := merged[key]; ok {
 			u = registry.MergeUsage(old, u)
 		}
-		merged[id] = u
+		merged[key] = u
 	}
 	// All replicas write in the same order, so that they cannot deadlock.
 	ids := make([]string, 0, len(merged))
@@ -71,7 +53,7 @@ func (s *Store) MergeUsage(ctx context.Context, batch []registry.Usage) error {
 		return cmp.Or(cmp.Compare(merged[a].Integration, merged[b].Integration), cmp.Compare(a, b))
 	})
 	for chunk := range slices.Chunk(ids, usageChunk) {
-		if err := s.writeUsage(ctx, s.upsertUsage(chunk, merged)); err != nil {
+		if err := s.mergeChunk(ctx, chunk, merged); err != nil {
 			return err
 		}
 	}
@@ -102,30 +84,89 @@ func (s *Store) runUsage(ctx context.Context, b batch) error {
 	return nil
 }
 
-// upsertUsage returns the statement that merges entries into the table. The casts in the
-// first entry tell PostgreSQL the types of the columns; column1 and so on are the names
-// that both databases assign.
-func (s *Store) upsertUsage(ids []string, merged map[string]registry.Usage) stmt {
-	var values strings.Builder
-	args := make([]any, 0, 12*len(ids))
-	for i, id := range ids {
+// mergeChunk merges entries into the table. It inserts those that are missing and locks all of
+// them, so that no other replica changes them until they are written.
+func (s *Store) mergeChunk(ctx context.Context, keys []string, merged map[string]registry.Usage) error {
+	var rows []*usageRow
+	ids := make([]any, len(keys))
+	for i, key := range keys {
+		u := merged[key]
+		ids[i] = u.ID()
+	}
+	return s.runUsage(ctx, batch{
+		access: writing,
+		first: func() []stmt {
+			rows = nil
+			return []stmt{s.insertUsage(keys, merged), {
+				args: ids, row: each(&rows, (*usageRow).state),
+				query: `SELECT id, version, first_at, last_at, ` + s.versionsColumn() + ` FROM integration_usage
+					WHERE id IN (?` + strings.Repeat(", ?", len(ids)-1) + `) ORDER BY integration_id, id` + s.d.forUpdate,
+			}}
+		},
+		then: func() []stmt {
+			byID := make(map[string]registry.Usage, len(rows))
+			for _, r := range rows {
+				byID[r.id] = r.usage()
+			}
+			results := make(map[string]registry.Usage, len(keys))
+			for _, key := range keys {
+				u := merged[key]
+				if old, ok := byID[u.ID()]; ok {
+					m := registry.MergeUsage(u, old)
+					u.Version, u.Versions, u.FirstAt, u.LastAt = m.Version, m.Versions, m.FirstAt, m.LastAt
+				}
+				results[key] = u
+			}
+			return []stmt{s.updateUsage(keys, results)}
+		},
+	})
+}
+
+// usageValues returns the VALUES of entries, without the parentheses around, and their arguments. The
+// casts tell PostgreSQL the types of the columns; column1 and so on are the names that both
+// databases assign.
+func (s *Store) usageValues(keys []string, usage map[string]registry.Usage) (values string, args []any) {
+	var b strings.Builder
+	args = make([]any, 0, 13*len(keys))
+	for i, key := range keys {
 		if i > 0 {
-			values.WriteString(", ")
+			b.WriteString(", ")
 		}
-		values.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 9) + "CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT))")
-		u := merged[id]
-		args = append(args, usageID(&u), u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID, u.Version,
-			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro(), u.UID)
+		b.WriteString("(" + strings.Repeat("CAST(? AS TEXT), ", 9) + "CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS TEXT))")
+		u := usage[key]
+		args = append(args, u.ID(), u.Integration, string(u.Principal), u.Connector, u.Store, u.Secret, u.Key, u.GrantID, u.Version,
+			u.FirstAt.UnixMicro(), u.LastAt.UnixMicro(), u.UID, encodeVersions(u.Versions))
+	}
+	return b.String(), args
+}
+
+// insertUsage returns the statement that inserts the entries that are missing, unless their
+// integrations are not stored.
+func (s *Store) insertUsage(keys []string, usage map[string]registry.Usage) stmt {
+	values, args := s.usageValues(keys, usage)
+	column, value := "", ""
+	if s.keepsVersions() {
+		column, value = ", versions", ", column13"
 	}
 	return stmt{args: args, query: `
-		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at)
-		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11
-		FROM (VALUES ` + values.String() + `) AS v
+		INSERT INTO integration_usage (id, integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at` + column + `)
+		SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10, column11` + value + `
+		FROM (VALUES ` + values + `) AS v
 		WHERE EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2 AND column12 IN ('', ` + s.uid + `))
-		ON CONFLICT (id) DO UPDATE SET
-			version  = CASE WHEN excluded.last_at >= integration_usage.last_at THEN excluded.version ELSE integration_usage.version END,
-			first_at = CASE WHEN excluded.first_at < integration_usage.first_at THEN excluded.first_at ELSE integration_usage.first_at END,
-			last_at  = CASE WHEN excluded.last_at > integration_usage.last_at THEN excluded.last_at ELSE integration_usage.last_at END`}
+		ON CONFLICT (id) DO NOTHING`}
+}
+
+// updateUsage returns the statement that replaces the times and versions of entries.
+func (s *Store) updateUsage(keys []string, usage map[string]registry.Usage) stmt {
+	values, args := s.usageValues(keys, usage)
+	set := ""
+	if s.keepsVersions() {
+		set = ", versions = column13"
+	}
+	return stmt{args: args, query: `
+		UPDATE integration_usage SET version = column9, first_at = column10, last_at = column11` + set + `
+		FROM (VALUES ` + values + `) AS v
+		WHERE integration_usage.id = column1 AND EXISTS (SELECT 1 FROM integrations WHERE integrations.id = column2 AND column12 IN ('', ` + s.uid + `))`}
 }
 
 // foldSurplus replaces the surplus entries of integrations by one entry for each
@@ -176,14 +217,14 @@ func (s *Store) foldUsage(surplus []*usageRow) (stmts []stmt) {
 	folded := make(map[string]registry.Usage)
 	for _, r := range surplus {
 		u := registry.Usage{Integration: r.Integration, Principal: principal(r.principal), FirstAt: instant(r.first), LastAt: instant(r.latest)}
-		id := usageID(&u)
+		id := u.ID()
 		if old, ok := folded[id]; ok {
 			u = registry.MergeUsage(old, u)
 		}
 		folded[id] = u
 	}
 	for ids := range slices.Chunk(slices.Sorted(maps.Keys(folded)), usageChunk) {
-		stmts = append(stmts, s.upsertUsage(ids, folded))
+		stmts = append(stmts, s.insertUsage(ids, folded), s.extendUsage(ids, folded))
 	}
 	for rows := range slices.Chunk(surplus, usageChunk) {
 		args := make([]any, len(rows))
@@ -195,10 +236,24 @@ func (s *Store) foldUsage(surplus []*usageRow) (stmts []stmt) {
 	return stmts
 }
 
+// extendUsage returns the statement that extends the times of entries without versions.
+func (s *Store) extendUsage(keys []string, usage map[string]registry.Usage) stmt {
+	values, args := s.usageValues(keys, usage)
+	return stmt{args: args, query: `
+		UPDATE integration_usage SET
+			first_at = CASE WHEN column10 < first_at THEN column10 ELSE first_at END,
+			last_at  = CASE WHEN column11 > last_at THEN column11 ELSE last_at END
+		FROM (VALUES ` + values + `) AS v WHERE integration_usage.id = column1`}
+}
+
 // prune deletes usage that has exceeded its retention.
 func (s *Store) prune(ctx context.Context) {
 	before := s.cfg.Now().Add(-s.cfg.UsageRetention).UnixMicro()
-	err := s.writeUsage(ctx, stmt{query: `DELETE FROM integration_usage WHERE last_at < ?`, args: []any{before}})
+	stmts := []stmt{{query: `DELETE FROM integration_usage WHERE last_at < ?`, args: []any{before}}}
+	if s.keepsVersions() {
+		stmts = append(stmts, stmt{query: `DELETE FROM usage_secrets WHERE read_at < ?`, args: []any{before}})
+	}
+	err := s.writeUsage(ctx, stmts...)
 	if err != nil && ctx.Err() == nil {
 		s.cfg.Logger.Warn("deleting expired usage failed", "error", err)
 	}
@@ -209,6 +264,29 @@ type usageRow struct {
 	registry.Usage
 	id, principal string
 	first, latest int64
+	versions      string
+}
+
+// state are the columns that change.
+func (r *usageRow) state() []any {
+	return []any{&r.id, &r.Version, &r.first, &r.latest, &r.versions}
+}
+
+func (r *usageRow) all() []any {
+	return append(r.state(), &r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.GrantID)
+}
+
+// allColumns are the columns of usageRow.all.
+func (s *Store) allColumns() string {
+	return `id, version, first_at, last_at, ` + s.versionsColumn() + `, integration_id, principal, connector, store, secret, json_key, grant_id`
+}
+
+// usage returns the entry in a row.
+func (r *usageRow) usage() registry.Usage {
+	u := r.Usage
+	u.Principal, u.FirstAt, u.LastAt = principal(r.principal), instant(r.first), instant(r.latest)
+	u.Versions = decodeVersions(r.versions, u.Version, u.LastAt)
+	return u
 }
 
 // Usage implements registry.UsageStore.
@@ -220,19 +298,19 @@ func (s *Store) Usage(ctx context.Context, integration string, since time.Time, 
 	if !since.IsZero() {
 		from = since.UnixMicro()
 	}
-	all, err := s.readUsage(ctx, stmt{args: []any{integration, from, limit}, query: `
-		SELECT integration_id, principal, connector, store, secret, json_key, grant_id, version, first_at, last_at
-		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`},
-		func(r *usageRow) []any {
-			return []any{&r.Integration, &r.principal, &r.Connector, &r.Store, &r.Secret, &r.Key, &r.GrantID, &r.Version, &r.first, &r.latest}
-		})
+	return s.usages(ctx, stmt{args: []any{integration, from, limit}, query: `SELECT ` + s.allColumns() + `
+		FROM integration_usage WHERE integration_id = ? AND last_at >= ? ORDER BY last_at DESC, id LIMIT ?`})
+}
+
+// usages returns the entries that a statement selects with allColumns.
+func (s *Store) usages(ctx context.Context, st stmt) ([]registry.Usage, error) {
+	all, err := s.readUsage(ctx, st, (*usageRow).all)
 	if err != nil {
 		return nil, err
 	}
 	usage := make([]registry.Usage, len(all))
 	for i, r := range all {
-		usage[i] = r.Usage
-		usage[i].Principal, usage[i].FirstAt, usage[i].LastAt = principal(r.principal), instant(r.first), instant(r.latest)
+		usage[i] = r.usage()
 	}
 	return usage, nil
 }

@@ -18,7 +18,8 @@ import (
 	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
-// usageVersion is the version of a UsageFile's tables, in PRAGMA user_version.
+// usageVersion is the version of a UsageFile's tables, in PRAGMA user_version. Tables and columns
+// with defaults are added without another version, so that older releases can still use them.
 const usageVersion = 1
 
 // usageTables are the tables of a UsageFile: those of a database of integrations, as far as
@@ -169,9 +170,26 @@ func (f *UsageFile) prepare(ctx context.Context, db *sql.DB) (since time.Time, e
 		default:
 			return fmt.Errorf("it has the tables of another release (version %d); move it away, or use that release", version)
 		}
+		if err := addVersions(ctx, t); err != nil {
+			return err
+		}
 		return t.QueryRowContext(ctx, `SELECT since FROM usage_state WHERE id = 1`).Scan(&micro)
 	})
 	return instant(micro), err
+}
+
+// addVersions adds the versions of uses to tables that lack them.
+func addVersions(ctx context.Context, t tx) error {
+	var columns int
+	err := t.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info('integration_usage') WHERE name = 'versions'`).Scan(&columns)
+	if err != nil || columns > 0 {
+		return err
+	}
+	text, err := migrationFiles.ReadFile(fmt.Sprintf("migrations/sqlite/%d_usage_versions.sql", usageVersionsVersion))
+	if err != nil {
+		return err
+	}
+	return t.exec(ctx, string(text))
 }
 
 // replace renames a damaged database and begins a new one. The caller holds f.mu, or is the
@@ -223,16 +241,27 @@ func (f *UsageFile) do(ctx context.Context, call func(*Store) error) error {
 
 // MergeUsage implements registry.UsageStore.
 func (f *UsageFile) MergeUsage(ctx context.Context, batch []registry.Usage) error {
+	return mergeKept(ctx, f, batch, func(u *registry.Usage) string { return u.Integration }, (*Store).MergeUsage)
+}
+
+// MergeSeen implements registry.UsageStore.
+func (f *UsageFile) MergeSeen(ctx context.Context, batch []registry.Seen) error {
+	return mergeKept(ctx, f, batch, func(v *registry.Seen) string { return v.Integration }, (*Store).MergeSeen)
+}
+
+// mergeKept calls merge with the elements of a batch whose integrations still exist.
+func mergeKept[T any](ctx context.Context, f *UsageFile, batch []T, integrationOf func(*T) string, merge func(*Store, context.Context, []T) error) error {
 	ids := make(map[string]bool)
-	kept := make([]registry.Usage, 0, len(batch))
-	for _, u := range batch {
-		keep, seen := ids[u.Integration]
+	kept := make([]T, 0, len(batch))
+	for i := range batch {
+		id := integrationOf(&batch[i])
+		keep, seen := ids[id]
 		if !seen {
-			keep = f.cfg.Keeps(u.Integration)
-			ids[u.Integration] = keep
+			keep = f.cfg.Keeps(id)
+			ids[id] = keep
 		}
 		if keep {
-			kept = append(kept, u)
+			kept = append(kept, batch[i])
 		}
 	}
 	var added []stmt
@@ -250,7 +279,7 @@ func (f *UsageFile) MergeUsage(ctx context.Context, batch []registry.Usage) erro
 				return err
 			}
 		}
-		return s.MergeUsage(ctx, kept)
+		return merge(s, ctx, kept)
 	})
 }
 
@@ -288,6 +317,33 @@ func (f *UsageFile) deleteUnkept(ctx context.Context) {
 func (f *UsageFile) Usage(ctx context.Context, integration string, since time.Time, limit int) (all []registry.Usage, err error) {
 	err = f.do(ctx, func(s *Store) error {
 		all, err = s.Usage(ctx, integration, since, limit)
+		return err
+	})
+	return all, err
+}
+
+// UsagePage implements registry.UsageStore.
+func (f *UsageFile) UsagePage(ctx context.Context, q registry.UsageQuery) (all []registry.Usage, err error) {
+	err = f.do(ctx, func(s *Store) error {
+		all, err = s.UsagePage(ctx, q)
+		return err
+	})
+	return all, err
+}
+
+// CountVersions implements registry.UsageStore.
+func (f *UsageFile) CountVersions(ctx context.Context, limit int) (all []registry.VersionCount, err error) {
+	err = f.do(ctx, func(s *Store) error {
+		all, err = s.CountVersions(ctx, limit)
+		return err
+	})
+	return all, err
+}
+
+// Seen implements registry.UsageStore.
+func (f *UsageFile) Seen(ctx context.Context, secrets []string) (all []registry.Seen, err error) {
+	err = f.do(ctx, func(s *Store) error {
+		all, err = s.Seen(ctx, secrets)
 		return err
 	})
 	return all, err
