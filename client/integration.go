@@ -179,15 +179,63 @@ type ValidationStep struct {
 
 // Usage is what one principal has read through an integration.
 type Usage struct {
+	IntegrationID          string
 	Principal, Connector   string
 	Store, Secret, JSONKey string
 	// Version is the version that was read last.
-	Version                   string
+	Version string
+	// Versions are the last versions that were read, at most four, the one that was read last
+	// first.
+	Versions                  []VersionUse
 	FirstUseTime, LastUseTime time.Time
 	// GrantID is the id of the grant that allowed the reads, "" if the broker no longer
 	// knows it.
 	GrantID string
+	// CurrentVersion is the version that the broker found when it last read the secret from
+	// its store, through any integration that the caller has a role on; "" if it is unknown.
+	CurrentVersion string
+	// State says whether Version is CurrentVersion.
+	State VersionState
+	// Attribution says what the entry distinguishes.
+	Attribution UsageAttribution
 }
+
+// VersionUse is what one principal has read of one version of a secret.
+type VersionUse struct {
+	Version string
+	// FirstUseTime is zero if it is unknown.
+	FirstUseTime, LastUseTime time.Time
+	// RequestID identifies the call of the first read, and AuditSequence is the number of its
+	// record in the chain of the audit log of Replica. They are zero if they are unknown.
+	RequestID     string
+	AuditSequence int64
+	Replica       string
+}
+
+// VersionState says whether a use has read the current version of its secret last.
+type VersionState string
+
+// The states.
+const (
+	// VersionUnknown: the current version is not known, the secrets have no lasting versions, or the
+	// broker is older than the state.
+	VersionUnknown  VersionState = "UNKNOWN"
+	VersionCurrent  VersionState = "CURRENT"
+	VersionOutdated VersionState = "OUTDATED"
+)
+
+// UsageAttribution says what an entry of usage distinguishes. It is empty if the broker is older
+// than it.
+type UsageAttribution string
+
+// The attributions.
+const (
+	// UsageOfConnector: the caller named its connector, which is not verified.
+	UsageOfConnector UsageAttribution = "CONNECTOR"
+	// UsageOfPrincipal: the entry has the reads of all connectors that the principal did not
+	// name. Each of them may still use any of the versions.
+	UsageOfPrincipal UsageAttribution = "PRINCIPAL"
+)
 
 func (g Grant) message() *secretbrokerv1.Grant {
 	return &secretbrokerv1.Grant{Id: g.ID, Principals: g.Principals, Stores: g.Stores, Secrets: g.Secrets, Keys: g.Keys}
@@ -204,12 +252,38 @@ func stepsOf(list []*secretbrokerv1.ValidationStep) []ValidationStep {
 func newListUsageResponse(m *secretbrokerv1.ListUsageResponse) *ListUsageResponse {
 	r := &ListUsageResponse{UnusedGrantIDs: m.GetUnusedGrantIds(), Recording: usageRecordingOf(m.GetRecording()), RequestID: m.GetRequestId()}
 	for _, u := range m.GetUsage() {
-		r.Usage = append(r.Usage, Usage{
-			Principal: u.GetPrincipal(), Connector: u.GetConnector(), Store: u.GetStore(), Secret: u.GetSecret(), JSONKey: u.GetJsonKey(),
-			Version: u.GetVersion(), FirstUseTime: timeOf(u.GetFirstUseTime()), LastUseTime: timeOf(u.GetLastUseTime()), GrantID: u.GetGrantId(),
-		})
+		r.Usage = append(r.Usage, newUsage(u))
 	}
 	return r
+}
+
+var versionStates = map[secretbrokerv1.VersionState]VersionState{
+	secretbrokerv1.VersionState_VERSION_STATE_CURRENT:  VersionCurrent,
+	secretbrokerv1.VersionState_VERSION_STATE_OUTDATED: VersionOutdated,
+}
+
+var usageAttributions = map[secretbrokerv1.UsageAttribution]UsageAttribution{
+	secretbrokerv1.UsageAttribution_USAGE_ATTRIBUTION_CONNECTOR: UsageOfConnector,
+	secretbrokerv1.UsageAttribution_USAGE_ATTRIBUTION_PRINCIPAL: UsageOfPrincipal,
+}
+
+func newUsage(m *secretbrokerv1.Usage) Usage {
+	u := Usage{
+		IntegrationID: m.GetIntegrationId(), Principal: m.GetPrincipal(), Connector: m.GetConnector(), Store: m.GetStore(), Secret: m.GetSecret(), JSONKey: m.GetJsonKey(),
+		Version: m.GetVersion(), FirstUseTime: timeOf(m.GetFirstUseTime()), LastUseTime: timeOf(m.GetLastUseTime()), GrantID: m.GetGrantId(),
+		CurrentVersion: m.GetCurrentVersion(),
+		State:          VersionUnknown, Attribution: usageAttributions[m.GetAttribution()],
+	}
+	if state, ok := versionStates[m.GetState()]; ok {
+		u.State = state
+	}
+	for _, v := range m.GetVersions() {
+		u.Versions = append(u.Versions, VersionUse{
+			Version: v.GetVersion(), FirstUseTime: timeOf(v.GetFirstUseTime()), LastUseTime: timeOf(v.GetLastUseTime()),
+			RequestID: v.GetRequestId(), AuditSequence: v.GetAuditSequence(), Replica: v.GetReplica(),
+		})
+	}
+	return u
 }
 
 type wireRole struct {

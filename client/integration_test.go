@@ -92,7 +92,11 @@ func (s *integrationService) ListIntegrations(_ context.Context, in *secretbroke
 
 func (s *integrationService) ListUsage(_ context.Context, in *secretbrokerv1.ListUsageRequest) (*secretbrokerv1.ListUsageResponse, error) {
 	out := &secretbrokerv1.ListUsageResponse{
-		Usage:          []*secretbrokerv1.Usage{{Principal: "p" + in.GetPageToken(), JsonKey: "k", LastUseTime: &timestamppb.Timestamp{Seconds: 3}}},
+		Usage: []*secretbrokerv1.Usage{{
+			Principal: "p" + in.GetPageToken(), JsonKey: "k", LastUseTime: &timestamppb.Timestamp{Seconds: 3}, IntegrationId: "i", CurrentVersion: "v3",
+			State: secretbrokerv1.VersionState_VERSION_STATE_OUTDATED, Attribution: secretbrokerv1.UsageAttribution_USAGE_ATTRIBUTION_PRINCIPAL,
+			Versions: []*secretbrokerv1.VersionUse{{Version: "v2", FirstUseTime: &timestamppb.Timestamp{Seconds: 1}, LastUseTime: &timestamppb.Timestamp{Seconds: 2}, RequestId: "r", AuditSequence: 4, Replica: "b"}},
+		}},
 		UnusedGrantIds: []string{"g1"}, NextPageToken: in.GetPageToken() + "n",
 	}
 	if len(out.GetNextPageToken()) == 3 {
@@ -193,7 +197,11 @@ func TestListsArePaged(t *testing.T) {
 		}
 		s.manage.seen = 0
 		pages := 0
-		for page, err := range c.ListUsage(t.Context(), client.ListUsageRequest{IntegrationID: "i"}) {
+		for page, err := range c.ListUsage(t.Context(), client.ListUsageRequest{IntegrationID: client.AllIntegrations, Filter: "outdated"}) {
+			if u := page.Usage[0]; u.IntegrationID != "i" || u.CurrentVersion != "v3" || u.State != client.VersionOutdated || u.Attribution != client.UsageOfPrincipal ||
+				!cmp.Equal(u.Versions, []client.VersionUse{{Version: "v2", FirstUseTime: time.Unix(1, 0).UTC(), LastUseTime: time.Unix(2, 0).UTC(), RequestID: "r", AuditSequence: 4, Replica: "b"}}) {
+				t.Errorf("%+v", u)
+			}
 			if err != nil || len(page.Usage) != 1 || !cmp.Equal(page.UnusedGrantIDs, []string{"g1"}) || page.Usage[0].JSONKey != "k" || page.Usage[0].LastUseTime.IsZero() {
 				t.Errorf("%+v, %v", page, err)
 			}
@@ -201,7 +209,8 @@ func TestListsArePaged(t *testing.T) {
 				break
 			}
 		}
-		if pages != min(limit, 3) || s.manage.seen != pages || s.manage.got.(*secretbrokerv1.ListUsageRequest).GetPageSize() != 500 {
+		if pages != min(limit, 3) || s.manage.seen != pages || s.manage.got.(*secretbrokerv1.ListUsageRequest).GetPageSize() != 500 ||
+			s.manage.got.(*secretbrokerv1.ListUsageRequest).GetFilter() != "outdated" || s.manage.got.(*secretbrokerv1.ListUsageRequest).GetIntegrationId() != "-" {
 			t.Errorf("%d pages with %d calls, the last %v", pages, s.manage.seen, s.manage.got)
 		}
 	}

@@ -133,9 +133,15 @@ type RevokeUseResponse struct {
 	RequestID   string
 }
 
-// ListUsageRequest asks for the uses of an integration.
+// AllIntegrations in a ListUsageRequest means all integrations that the caller has a role on.
+const AllIntegrations = "-"
+
+// ListUsageRequest asks for the uses of an integration, or of all.
 type ListUsageRequest struct {
+	// IntegrationID is the id of an integration, or AllIntegrations.
 	IntegrationID string
+	// Filter selects entries, such as `secret = orders-db AND outdated`; see the API.
+	Filter string
 	// PageSize is the number of entries to request at a time; zero means 500, which is also
 	// the maximum.
 	PageSize int
@@ -143,9 +149,11 @@ type ListUsageRequest struct {
 
 // ListUsageResponse is one page of the uses of an integration.
 type ListUsageResponse struct {
-	// Usage is sorted by time, the latest first.
+	// Usage is sorted by time, the latest first; that of all integrations by their ids. A page
+	// may be empty although others follow.
 	Usage []Usage
-	// UnusedGrantIDs are the ids of all grants without a recent use, on every page.
+	// UnusedGrantIDs are the ids of all grants of one integration without a recent use, on every
+	// page.
 	UnusedGrantIDs []string
 	// Recording says since when, and of which replicas, uses are recorded.
 	Recording UsageRecording
@@ -266,11 +274,11 @@ func (c *Client) RevokeUse(ctx context.Context, req RevokeUseRequest) (*RevokeUs
 	return &RevokeUseResponse{Integration: newIntegration(out.GetIntegration()), RequestID: out.GetRequestId()}, nil
 }
 
-// ListUsage returns the uses of an integration, page by page. It requests a page when the
+// ListUsage returns the uses of an integration, or of all, page by page. It requests a page when the
 // iteration reaches it, each within Config.Timeout. An error ends the iteration.
 func (c *Client) ListUsage(ctx context.Context, req ListUsageRequest) iter.Seq2[*ListUsageResponse, error] {
 	pages := pages(ctx, c, c.integrations().ListUsage, func(token string) *secretbrokerv1.ListUsageRequest {
-		return &secretbrokerv1.ListUsageRequest{IntegrationId: req.IntegrationID, PageSize: pageSizeOf(req.PageSize), PageToken: token}
+		return &secretbrokerv1.ListUsageRequest{IntegrationId: req.IntegrationID, Filter: req.Filter, PageSize: pageSizeOf(req.PageSize), PageToken: token}
 	})
 	return converted(pages, newListUsageResponse)
 }

@@ -1,5 +1,5 @@
 // Package cli contains the commands that talk to a running broker (resolve, check,
-// watch, refresh, explain, integration, deny, whoami) or change the files of connectors (connect) and what they print.
+// watch, refresh, explain, integration, usage, deny, whoami) or change the files of connectors (connect) and what they print.
 //
 // It uses the public Go client and the formats of users' files: connector
 // configurations and integration documents. It does not depend on the parts of a
@@ -18,6 +18,6 @@ import (
 // Commands returns the commands that talk to a running broker. kinds are the kinds of
 // stores that integrations may be of.
 func Commands(kinds *integration.Kinds) []*cobra.Command {
-	return []*cobra.Command{newResolveCommand(), newCheckCommand(), newWatchCommand(), newRefreshCommand(), newExplainCommand(kinds), newIntegrationCommand(kinds), newConnectCommand(),
-		newDenyCommand(), newWhoAmICommand()}
+	return []*cobra.Command{newResolveCommand(), newCheckCommand(), newWatchCommand(), newRefreshCommand(), newExplainCommand(kinds), newIntegrationCommand(kinds), newUsageCommand(kinds),
+		newConnectCommand(), newDenyCommand(), newWhoAmICommand()}
 }

@@ -84,10 +84,13 @@ func stateOf(in *client.Integration) string {
 
 // printRecording says since when the usage above is recorded.
 func printRecording(w io.Writer, in *client.Integration) error {
-	r := in.UsageRecording
+	return printRecordingText(w, in.UsageRecording, len(in.Grants) > 0)
+}
+
+func printRecordingText(w io.Writer, r client.UsageRecording, grants bool) error {
 	if !r.RecordedSince.IsZero() {
 		fmt.Fprintf(w, "\nUses are recorded since %s", momentText(r.RecordedSince))
-		if r.GrantsRecordedSince.After(r.RecordedSince) && len(in.Grants) > 0 {
+		if r.GrantsRecordedSince.After(r.RecordedSince) && grants {
 			fmt.Fprintf(w, ", those of the grants as they are now since %s", momentText(r.GrantsRecordedSince))
 		}
 		fmt.Fprintln(w, ".")

@@ -59,8 +59,12 @@ type (
 	}
 	// UsageJSON is the use of one secret through an integration.
 	UsageJSON struct {
-		Principal    string     `json:"principal"`
-		Connector    string     `json:"connector,omitempty"`
+		IntegrationID string `json:"integration_id,omitempty"`
+		Principal     string `json:"principal"`
+		Connector     string `json:"connector,omitempty"`
+		// Attribution is CONNECTOR, or PRINCIPAL if the entry has the reads of all connectors
+		// that the principal did not name.
+		Attribution  string     `json:"attribution,omitempty"`
 		Store        string     `json:"store"`
 		Secret       string     `json:"secret"`
 		JSONKey      string     `json:"json_key,omitempty"`
@@ -68,6 +72,21 @@ type (
 		FirstUseTime *time.Time `json:"first_use_time,omitempty"`
 		LastUseTime  *time.Time `json:"last_use_time,omitempty"`
 		GrantID      string     `json:"grant_id,omitempty"`
+		// CurrentVersion is what the broker has read last, and State whether Version is the same:
+		// CURRENT, OUTDATED or UNKNOWN.
+		CurrentVersion string `json:"current_version,omitempty"`
+		State          string `json:"state"`
+		// Versions are the last ones that were read, the latest first.
+		Versions []VersionUseJSON `json:"versions,omitempty"`
+	}
+	// VersionUseJSON is the use of one version, with the call that read it first.
+	VersionUseJSON struct {
+		Version       string     `json:"version"`
+		FirstUseTime  *time.Time `json:"first_use_time,omitempty"`
+		LastUseTime   *time.Time `json:"last_use_time,omitempty"`
+		RequestID     string     `json:"request_id,omitempty"`
+		AuditSequence int64      `json:"audit_sequence,omitempty"`
+		Replica       string     `json:"replica,omitempty"`
 	}
 	// StepJSON is one step of a validation.
 	StepJSON struct {
@@ -137,9 +156,7 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 		out.Problems = append(out.Problems, ProblemJSON{string(p.Reason), p.Message})
 	}
 	for _, u := range usage.Usage {
-		out.Resources = append(out.Resources, UsageJSON{
-			u.Principal, u.Connector, u.Store, u.Secret, u.JSONKey, u.Version, timeOrNil(u.FirstUseTime), timeOrNil(u.LastUseTime), u.GrantID,
-		})
+		out.Resources = append(out.Resources, usageJSON(&u))
 	}
 	return out, nil
 }
@@ -249,12 +266,9 @@ func printParts(w io.Writer, in *client.Integration, usage *client.ListUsageResp
 	if len(usage.Usage) > 0 {
 		fmt.Fprintln(t, "\nRESOURCE\tCONNECTOR\tSECRET\tVERSION\tFIRST USED\tLAST USED")
 	}
-	for _, u := range usage.Usage {
-		secretName := u.Store + "::" + u.Secret
-		if u.JSONKey != "" {
-			secretName += "::" + u.JSONKey
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretName), terminal.OrDash(u.Version), momentText(u.FirstUseTime), momentText(u.LastUseTime))
+	for i := range usage.Usage {
+		u := &usage.Usage[i]
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", terminal.OrDash(u.Principal), terminal.OrDash(u.Connector), terminal.OrDash(secretText(u)), terminal.OrDash(u.Version), momentText(u.FirstUseTime), momentText(u.LastUseTime))
 	}
 	if err := t.Flush(); err != nil {
 		return err

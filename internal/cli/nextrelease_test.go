@@ -32,6 +32,7 @@ var onlineCommands = []struct {
 	{"integration-describe", []string{"integration", "describe", "prod"}, exit.OK},
 	{"integration-validate", []string{"integration", "validate", "prod"}, exit.OK},
 	{"integration-delete", []string{"integration", "delete", "prod"}, exit.OK},
+	{"usage", []string{"usage", "--outdated"}, exit.OK},
 	{"integration-grant", []string{"integration", "grant", "prod", "--principal", "dns:a.example.org"}, exit.OK},
 }
 

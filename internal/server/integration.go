@@ -197,7 +197,8 @@ func usageMessage(u *manage.UsageEntry) *secretbrokerv1.Usage {
 	}
 	for _, v := range u.Versions {
 		m.Versions = append(m.Versions, &secretbrokerv1.VersionUse{
-			Version: v.Version, FirstUseTime: timeOf(v.FirstAt), LastUseTime: timeOf(v.LastAt), RequestId: v.RequestID, AuditSequence: v.Sequence, Replica: v.Replica,
+			Version: v.Version, FirstUseTime: timeOf(v.FirstAt), LastUseTime: timeOf(v.LastAt), RequestId: v.RequestID, AuditSequence: int64(v.Sequence), //nolint:gosec // no log has so many records
+			Replica: v.Replica,
 		})
 	}
 	return m

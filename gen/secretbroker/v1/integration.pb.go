@@ -2449,7 +2449,7 @@ type VersionUse struct {
 	// The call of the first read: its request id, and the number of its record in the chain of
 	// the audit log of the replica. Empty and 0 if they are unknown.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	AuditSequence uint64 `protobuf:"varint,5,opt,name=audit_sequence,json=auditSequence,proto3" json:"audit_sequence,omitempty"`
+	AuditSequence int64  `protobuf:"varint,5,opt,name=audit_sequence,json=auditSequence,proto3" json:"audit_sequence,omitempty"`
 	Replica       string `protobuf:"bytes,6,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2513,7 +2513,7 @@ func (x *VersionUse) GetRequestId() string {
 	return ""
 }
 
-func (x *VersionUse) GetAuditSequence() uint64 {
+func (x *VersionUse) GetAuditSequence() int64 {
 	if x != nil {
 		return x.AuditSequence
 	}
@@ -2713,7 +2713,7 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\rlast_use_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vlastUseTime\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tR\trequestId\x12%\n" +
-	"\x0eaudit_sequence\x18\x05 \x01(\x04R\rauditSequence\x12\x18\n" +
+	"\x0eaudit_sequence\x18\x05 \x01(\x03R\rauditSequence\x12\x18\n" +
 	"\areplica\x18\x06 \x01(\tR\areplica*\x93\x01\n" +
 	"\x10IntegrationState\x12!\n" +
 	"\x1dINTEGRATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
