@@ -26,8 +26,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"create": func(b *bench, who manage.Caller, _ string) error {
 			return fault(b.Create(t.Context(), who, sample(t, "new"), credentials(), check))
 		},
-		"get":   func(b *bench, who manage.Caller, id string) error { return fault(b.Get(t.Context(), who, id)) },
-		"usage": func(b *bench, who manage.Caller, id string) error { return fault(b.Usage(t.Context(), who, manage.UsageQuery{IntegrationID: id})) },
+		"get": func(b *bench, who manage.Caller, id string) error { return fault(b.Get(t.Context(), who, id)) },
+		"usage": func(b *bench, who manage.Caller, id string) error {
+			return fault(b.Usage(t.Context(), who, manage.UsageQuery{IntegrationID: id}))
+		},
 		"update": func(b *bench, who manage.Caller, id string) error {
 			_, _, err := b.Update(t.Context(), who, manage.Document{ID: id, DisplayName: "new"}, nil, nil, check)
 			return err
