@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -114,5 +115,26 @@ gcloud secrets update <SECRET sqlserver-*> --project=my-project --add-topics=` +
 		if !strings.Contains(got, part) {
 			t.Errorf("the commands lack %q:\n%s", part, got)
 		}
+	}
+}
+
+// TestGCPGuide: the guide has the commands that the broker prints for the guide's integration.
+func TestGCPGuide(t *testing.T) {
+	data, err := os.ReadFile("../../../docs/integrations/gcp-secret-manager.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, guide, _ := strings.Cut(string(data), "## Events\n")
+	block := func(language string) string {
+		_, text, _ := strings.Cut(guide, "```"+language+"\n")
+		text, _, _ = strings.Cut(text, "\n```")
+		return text
+	}
+	in := All().ParseFile("/x.yaml", []byte(block("yaml")+"\n"), sound)
+	if err := in.Faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(in.Integration.CloudPolicies()[0].JSON, block("sh")); diff != "" {
+		t.Error(diff)
 	}
 }
