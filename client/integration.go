@@ -67,6 +67,9 @@ type Integration struct {
 	// State says what is in effect instead.
 	Problems []Problem
 	State    IntegrationState
+	// EventSources are the sources of events about the integration's secrets. Only
+	// GetIntegration returns them.
+	EventSources []EventSource
 	// Unknown lists the fields, as in UpdateIntegrationRequest.Mask, that contain something
 	// which this version of the package does not know and cannot send, such as a new
 	// condition of a grant. UpdateIntegration refuses to replace them.
@@ -347,6 +350,9 @@ func newIntegration(m *secretbrokerv1.Integration) *Integration {
 		CreateTime: timeOf(m.GetCreateTime()), Creator: m.GetCreator(), UpdateTime: timeOf(m.GetUpdateTime()), Updater: m.GetUpdater(),
 		ReadOnly: m.GetReadOnly(), LastUseTime: timeOf(m.GetLastUseTime()), UsageRecording: usageRecordingOf(m.GetUsageRecording()),
 		State: integrationStates[m.GetState()], Unknown: unknownIn(m),
+	}
+	for _, e := range m.GetEventSources() {
+		in.EventSources = append(in.EventSources, eventSourceOf(e))
 	}
 	if m.GetSettings() != nil {
 		in.Settings = m.GetSettings().AsMap()

@@ -44,7 +44,7 @@ func (r *replicas) readWatched(k watch.Key, scheme, version string, readAt time.
 
 // start creates the lease of this replica, before it reads a secret. The name is that of
 // the replica; scheme is as in replica.Config.
-func (r *replicas) start(ctx context.Context, c replica.Config, integrations registry.Store, values *cache.Cache, hub *watch.Hub) error {
+func (r *replicas) start(ctx context.Context, c replica.Config, integrations registry.Store, values *cache.Cache, hub *watch.Hub, receiver *eventing) error {
 	c.Drop = func(k replica.Key, old func(string, time.Time) bool) bool {
 		in, err := integrations.Get(k.Integration)
 		switch {
@@ -59,6 +59,7 @@ func (r *replicas) start(ctx context.Context, c replica.Config, integrations reg
 	}
 	c.DropAll = values.DropAll
 	c.Hint = func(k replica.Key, version string) {
+		receiver.SeenElsewhere(k.Integration, k.Store, k.Name)
 		hub.Seen(cache.Key{Integration: k.Integration, Store: k.Store, Name: k.Name, Version: k.Version}, version)
 	}
 	c.Fresh = func(k replica.Key, version string, began time.Time) {

@@ -167,8 +167,12 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	m.watchDenials(denials)
 
+	receiver, err := newEventing(cfg, m, proc.eventOpeners, log)
+	if err != nil {
+		return err
+	}
 	others := &replicas{}
-	hub := newHub(cfg.Watch, m, others)
+	hub := newHub(cfg.Watch, m, others, receiver.Changed)
 	values, err := cache.New(cache.Config{MaxBytes: int64(cfg.Cache.MaxBytes), Loaded: hub.Loaded, Superseded: others.superseded, Logger: log})
 	if err != nil {
 		return &exitError{Code: exitFailure, Err: err}
@@ -176,7 +180,6 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
-	receiver := newReceiver(proc.eventOpeners, log)
 	integrations, err := openIntegrations(ctx, cfg, log, denials.fromDatabase, func(removed, changed []*integration.Integration) {
 		for _, in := range removed {
 			stores.Remove(in.ID)
@@ -205,7 +208,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	scheme := versionScheme(versionKey)
 	if lag := m.watchReplicas(others); integrations.replicas != nil {
 		c := replica.Config{Table: integrations.replicas, Name: replicaName(cfg.Listen), Scheme: scheme, ServesFor: time.Duration(cfg.Registry.MaxOutage), Lag: lag, Logger: log}
-		if err := others.start(ctx, c, integrations, values, hub); err != nil {
+		if err := others.start(ctx, c, integrations, values, hub, receiver); err != nil {
 			return &exitError{Code: exitFailure, Err: fmt.Errorf("registry: the tables that replicas share: %w", err)}
 		}
 	}
@@ -248,7 +251,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		ComputesVersions: versionKey != nil,
 	})
 	hub.SetReader(resolver)
-	receiveFor(receiver, others.leased(integrations), hub, values, others, resolver)
+	receiver.use(others.leased(integrations), hub, values, others, resolver)
 	if proc.onHub != nil {
 		proc.onHub(hub)
 	}
@@ -263,7 +266,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Denials:       denials.Set,
 		DenialStore:   integrations.denials,
 		Placement:     places,
-		Validate:      stores.Validate,
+		Validate:      receiver.validating(stores.Validate),
+		Events:        receiver.of,
 		UsageWindow:   time.Duration(cfg.Usage.Window),
 		Logger:        log,
 	})
@@ -302,7 +306,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	settings.Applied = hub.DecisionsChanged // with the new roles
 	readiness := &server.Readiness{Refuses: func() bool { return integrations.refuses() || others.refuses() || auditLog.Refuses() }, Problems: func() []server.Problem {
-		return append(problems(identity, denials, integrations, places, auditLog, settings, working), others.problems()...)
+		ps := problems(identity, denials, integrations, places, auditLog, settings, working)
+		return append(append(ps, others.problems()...), receiver.problems()...)
 	}}
 	admin := server.NewAdmin(readiness, metrics)
 

@@ -13,6 +13,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/denial"
 	"github.com/secretbroker/secretbroker/internal/placement"
+	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/kinds"
 	"github.com/secretbroker/secretbroker/internal/registry/dirstore"
 	"github.com/secretbroker/secretbroker/internal/registry/seal"
@@ -38,6 +39,9 @@ Exit codes: 0 everything is valid; 2 there are errors.`,
 			}
 			checkFiles(file)
 			integrations, faults := checkIntegrations(file)
+			if _, bad := centralSources(file.Events.Sources, kinds.EventOpeners(provider.Config{})); len(bad) > 0 {
+				faults = append(faults, bad)
+			}
 			if err := errors.Join(append([]error{file.Err()}, faults...)...); err != nil {
 				return &exitError{Code: exitUsage, Err: err}
 			}

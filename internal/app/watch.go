@@ -98,8 +98,8 @@ func noteWatchers(ctx context.Context, hub *watch.Hub, integrations registry.Sto
 	}
 }
 
-// newHub returns the Hub of the notices of changed secrets.
-func newHub(cfg config.Watch, m *metrics, others *replicas) *watch.Hub {
+// newHub returns the Hub of the notices of changed secrets. changed is its Config.Changed.
+func newHub(cfg config.Watch, m *metrics, others *replicas, changed func(integrationID, store, name string)) *watch.Hub {
 	lag := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "secretbroker_watch_notice_delay_seconds",
 		Help:    "Time from when the broker learned of a new version of a secret until it told a watcher with CHANGED. It includes watch.splay.",
@@ -111,6 +111,7 @@ func newHub(cfg config.Watch, m *metrics, others *replicas) *watch.Hub {
 		MaxReadsPerSecond: cfg.MaxReadsPerSecond,
 		Lag:               func(d time.Duration) { lag.Observe(d.Seconds()) },
 		Share:             others.readWatched,
+		Changed:           changed,
 	})
 	gauge := func(name, help string, read func(watch.Stats) int) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "secretbroker_watch_" + name, Help: help},

@@ -20,22 +20,23 @@ type (
 	// IntegrationJSON is the JSON and YAML output of one integration: its document and the
 	// fields that the broker adds.
 	IntegrationJSON struct {
-		Integration     map[string]any `json:"integration"`
-		UID             string         `json:"uid,omitempty"`
-		ETag            string         `json:"etag,omitempty"`
-		Revision        string         `json:"revision,omitempty"`
-		CredentialNames []string       `json:"credential_names,omitempty"`
-		CreateTime      *time.Time     `json:"create_time,omitempty"`
-		Creator         string         `json:"creator,omitempty"`
-		UpdateTime      *time.Time     `json:"update_time,omitempty"`
-		Updater         string         `json:"updater,omitempty"`
-		ReadOnly        bool           `json:"read_only,omitempty"`
-		Facts           []FactJSON     `json:"facts,omitempty"`
-		LastUseTime     *time.Time     `json:"last_use_time,omitempty"`
-		UsageRecording  *RecordingJSON `json:"usage_recording,omitempty"`
-		State           string         `json:"state,omitempty"`
-		Problems        []ProblemJSON  `json:"problems,omitempty"`
-		Resources       []UsageJSON    `json:"resources,omitempty"`
+		Integration     map[string]any    `json:"integration"`
+		UID             string            `json:"uid,omitempty"`
+		ETag            string            `json:"etag,omitempty"`
+		Revision        string            `json:"revision,omitempty"`
+		CredentialNames []string          `json:"credential_names,omitempty"`
+		CreateTime      *time.Time        `json:"create_time,omitempty"`
+		Creator         string            `json:"creator,omitempty"`
+		UpdateTime      *time.Time        `json:"update_time,omitempty"`
+		Updater         string            `json:"updater,omitempty"`
+		ReadOnly        bool              `json:"read_only,omitempty"`
+		Facts           []FactJSON        `json:"facts,omitempty"`
+		LastUseTime     *time.Time        `json:"last_use_time,omitempty"`
+		UsageRecording  *RecordingJSON    `json:"usage_recording,omitempty"`
+		State           string            `json:"state,omitempty"`
+		Problems        []ProblemJSON     `json:"problems,omitempty"`
+		EventSources    []EventSourceJSON `json:"event_sources,omitempty"`
+		Resources       []UsageJSON       `json:"resources,omitempty"`
 		// GrantIDs are the ids of the grants of Integration, in their order.
 		GrantIDs       []string `json:"grant_ids,omitempty"`
 		UnusedGrantIDs []string `json:"unused_grant_ids,omitempty"`
@@ -155,6 +156,9 @@ func structuredIntegration(kinds *integration.Kinds, in *client.Integration, usa
 	for _, p := range in.Problems {
 		out.Problems = append(out.Problems, ProblemJSON{string(p.Reason), p.Message})
 	}
+	for i := range in.EventSources {
+		out.EventSources = append(out.EventSources, structuredEventSource(&in.EventSources[i]))
+	}
 	for _, u := range usage.Usage {
 		out.Resources = append(out.Resources, usageJSON(&u))
 	}
@@ -210,6 +214,7 @@ func printIntegration(w io.Writer, kinds *integration.Kinds, output string, in *
 	for _, p := range in.Problems {
 		row("Problem", string(p.Reason)+": "+p.Message)
 	}
+	printEventSources(row, in.EventSources)
 	if err := t.Flush(); err != nil {
 		return err
 	}

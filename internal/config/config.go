@@ -39,6 +39,7 @@ type Config struct {
 	Placement  Placement  `yaml:"placement"`
 	Limits     Limits     `yaml:"limits"`
 	Watch      Watch      `yaml:"watch"`
+	Events     Events     `yaml:"events"`
 	Shutdown   Shutdown   `yaml:"shutdown"`
 	Memory     Memory     `yaml:"memory"`
 	Tracing    Tracing    `yaml:"tracing"`
@@ -273,7 +274,7 @@ func Parse(path string, data []byte) (*Config, error) {
 
 func (c *Config) resolvePaths(dir string) {
 	var paths []*string
-	optional := append(c.Registry.paths(), &c.Audit.KeyFile, &c.Watch.VersionKeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.TLS.CRLDir, &c.Denials.File,
+	optional := append(append(c.Registry.paths(), c.Events.paths()...), &c.Audit.KeyFile, &c.Watch.VersionKeyFile, &c.TLS.CertFile, &c.TLS.KeyFile, &c.TLS.ClientCAFile, &c.TLS.CRLDir, &c.Denials.File,
 		&c.Tracing.CAFile, &c.Tracing.CertFile, &c.Tracing.KeyFile)
 	if c.Audit.File != AuditStdout {
 		optional = append(optional, &c.Audit.File)

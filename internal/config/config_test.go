@@ -43,6 +43,7 @@ func TestLoad(t *testing.T) {
 			Roles:    Roles{ResourceOwner: []string{"spiffe://example.org/ops/owner"}, Assigner: []string{"spiffe://example.org/ops/assigner"}, Auditor: []string{"spiffe://example.org/ops/*", "dns:audit.example.org"}, Rotator: []string{"spiffe://example.org/ops/rotator"}},
 			Limits:   Limits{2 << 20, 10, 9, 8, 1024, 100, 64 << 10, 7, 6, 5, 4, 3, 16},
 			Watch:    Watch{VersionKeyFile: filepath.Join(dir, "version.key"), Splay: strictyaml.Duration(3 * time.Second), ExpiryLead: strictyaml.Duration(time.Hour), MaxStreamsPerPrincipal: 1, MaxStreams: 2, MaxItemsPerPrincipal: 3, MaxItems: 4, MaxSecretsPerPrincipal: 5, MaxReadsPerSecond: 6},
+			Events:   Events{Sources: []EventSource{{File: filepath.Join(dir, "events", "aws.yaml"), Integrations: []string{"cspi-sqlserver", "team-*", "*"}}}},
 			Shutdown: Shutdown{DrainDelay: 0, Timeout: strictyaml.Duration(time.Minute)},
 			Memory:   Memory{Limit: 512 << 20, Lock: true},
 			Tracing: Tracing{
@@ -176,6 +177,11 @@ func generalFaults() []faultTest {
 		{"a copy with authorities and no TLS", auditTail("copies: [{syslog: 'tcp://h:1', ca_file: x}]"), "b.yaml:1: audit.copies[0]: ca_file, cert_file and key_file go with tls:// only"},
 		{"half an identity", auditTail("copies: [{syslog: 'tls://h:1', cert_file: x}]"), "b.yaml:1: audit.copies[0]: cert_file and key_file go together"},
 		{"required datagrams", auditTail("copies: [{syslog: 'udp://h:1', required: true}]"), "b.yaml:1: audit.copies[0].required: udp does not report lost records; use tcp, tls or unix"},
+
+		{"a source of events without a file", "events: {sources: [{integrations: ['*']}]}" + tail, "b.yaml:1: events.sources[0].file: missing; it is required: a file in the format of an integration, with the settings of the source and without grants"},
+		{"a source of events for nothing", "events: {sources: [{file: a, integrations: []}]}" + tail, `b.yaml:1: events.sources[0].integrations: an empty list is a source for no integration; use ["*"] for all`},
+		{"a source of events for anything", "events: {sources: [{file: a}]}" + tail, `b.yaml:1: events.sources[0].integrations: missing; it is required: the ids of the integrations that the source is for, such as ["team-a-*"], or ["*"] for all`},
+		{"a source of events for no id", "events: {sources: [{file: a, integrations: [a, 'b*c']}]}" + tail, `b.yaml:1: events.sources[0].integrations[1]: expected the id of an integration, or the beginning of ids followed by "*"`},
 
 		{"too little memory", "memory: {limit: 63MiB}" + tail, "b.yaml:1: memory.limit: expected at least 64MiB, or 0 for no limit"},
 		{"a lock that is neither", "memory: {lock: maybe}" + tail, "b.yaml:1: memory.lock: expected true or false, without quotes"},

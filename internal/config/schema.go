@@ -26,6 +26,7 @@ func Schema() ([]byte, error) {
 		"audit.copies[]":      {"syslog"},
 		"placement.callers[]": {"principals", "cloud"},
 		"tracing":             {"endpoint"},
+		"events.sources[]":    {"file", "integrations"},
 	} {
 		s.At(section).Require(required...)
 	}

@@ -37,6 +37,7 @@ func (c *Config) validate(doc *strictyaml.Document) {
 	c.Audit.validate(doc)
 	c.Limits.validate(doc)
 	c.Watch.validate(doc)
+	c.Events.validate(doc)
 	c.Tracing.validate(doc)
 	if d := time.Duration(c.Shutdown.DrainDelay); d < 0 || d > MaxShutdown {
 		doc.Fault("shutdown.drain_delay", "expected 0s to 5m")

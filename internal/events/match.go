@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -55,6 +56,9 @@ func (s *source) hint(in *integration.Integration, m *provider.EventMessage, e *
 	held := s.receiver.holder.Held(in, e)
 	if len(held) == 0 {
 		return NotHeld
+	}
+	if e.Name != "" {
+		s.explained(changeKey{in.ID, strings.Clone(in.CanonicalStore(e.Store)), strings.Clone(e.Name)})
 	}
 	known := e.Version != ""
 	for i := range held {

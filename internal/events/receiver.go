@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -26,8 +25,11 @@ type Config struct {
 	// Openers has an opener for each kind of store that has sources of events.
 	Openers map[secret.Kind]provider.EventOpener
 	// MaxSources is the maximum number of sources; 500 by default. Beyond it, sources are not
-	// used, which Problem reports.
+	// used, which Problems reports.
 	MaxSources int
+	// SharedQueues means that other replicas receive from the same queues, so that this one
+	// gets only a part of the messages.
+	SharedQueues func() bool
 	// Delivered, if not nil, is called for each message with the time since it was put into
 	// the queue.
 	Delivered func(time.Duration)
@@ -63,6 +65,7 @@ type Receiver struct {
 	holder       Holder
 	reader       Reader
 	reads        *reads
+	misses       *misses
 	changed      chan struct{} // capacity 1: integrations or central sources have changed
 	ended        sync.WaitGroup
 
@@ -78,6 +81,9 @@ type Receiver struct {
 	// stale is whether byName is out of date. IntegrationsChanged, which may be called with
 	// locks of the registry, takes no lock.
 	stale atomic.Bool
+
+	totals [numOutcomes]atomic.Uint64 // the counts of all sources since the start
+	missed atomic.Uint64
 }
 
 const defaultSources = 500
@@ -87,13 +93,16 @@ func New(c Config) *Receiver {
 	if c.MaxSources <= 0 {
 		c.MaxSources = defaultSources
 	}
+	if c.SharedQueues == nil {
+		c.SharedQueues = func() bool { return false }
+	}
 	if c.Delivered == nil {
 		c.Delivered = func(time.Duration) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Receiver{cfg: c, reads: newReads(), changed: make(chan struct{}, 1), sources: make(map[string]*source), ending: make(map[string]*source)}
+	r := &Receiver{cfg: c, reads: newReads(), misses: newMisses(), changed: make(chan struct{}, 1), sources: make(map[string]*source), ending: make(map[string]*source)}
 	r.stale.Store(true)
 	r.reads.perform = r.perform
 	return r
@@ -136,6 +145,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ended.Go(func() { r.reads.run(ctx) })
+	r.ended.Go(func() { r.watchMisses(ctx) })
 	for {
 		r.reconcile(ctx)
 		if !sleep(ctx, changeInterval) {
@@ -311,14 +321,4 @@ func isOutage(e *secret.Error) bool {
 	default:
 		return false
 	}
-}
-
-// Problem describes why sources are not used; "" if all are.
-func (r *Receiver) Problem() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.left == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d sources of events are not used, because one broker receives from at most %d; secrets are still read once per time-to-live", r.left, r.cfg.MaxSources)
 }

@@ -177,6 +177,9 @@ func TestQueueAway(t *testing.T) {
 		if s.Problem != "the credential has expired" || s.Since.Sub(began) > time.Second || s.PolledAt.After(began) {
 			t.Errorf("%+v", s)
 		}
+		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Message != "events are not received: one: the credential has expired; secrets are still read once per time-to-live" {
+			t.Error(ps)
+		}
 		if n := q.Stats().Opened; n < 2 || n > 5 {
 			t.Errorf("opened %d times", n)
 		}
@@ -250,21 +253,21 @@ func TestIntegrationsChange(t *testing.T) {
 		check(1, 0)
 		w.add("one", "2", "queue", vault)
 		check(2, 1)
-		if w.receiver.Problem() != "" {
-			t.Error(w.receiver.Problem())
+		if ps := w.receiver.Problems(); len(ps) != 0 {
+			t.Error(ps)
 		}
 		w.add("two", "1", "queue", vault)
 		w.add("without", "1", "", vault)
 		w.add("zzz", "1", "queue", vault)
 		check(3, 1)
-		if got := w.receiver.Problem(); !strings.HasPrefix(got, "1 sources of events are not used") {
-			t.Error(got)
+		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Reason != SourcesUnused || !strings.HasPrefix(ps[0].Message, "1 sources of events are not used") {
+			t.Error(ps)
 		}
 		w.do(func() { delete(w.in, "one") })
 		w.receiver.IntegrationsChanged()
 		check(4, 2)
-		if w.receiver.Problem() != "" || len(w.receiver.Status()) != 2 {
-			t.Error(w.receiver.Problem(), w.receiver.Status())
+		if ps := w.receiver.Problems(); len(ps) != 0 || len(w.receiver.Status()) != 2 {
+			t.Error(ps, w.receiver.Status())
 		}
 	})
 }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -63,8 +65,22 @@ type Status struct {
 	// Problem is why the source fails, "" if it works, and Since when it began to fail.
 	Problem string
 	Since   time.Time
-	Counts  Counts
+	// Missed is the number of changes of watched secrets for which no event arrived although
+	// the source worked, MissedAt when the last of them was noticed, and Silent whether there
+	// were so many without an event in between that the cloud seems not to deliver events.
+	Missed   uint64
+	MissedAt time.Time
+	Silent   bool
+	Counts   Counts
 }
+
+// The numbers of missed changes in a row that make a source Silent. Clouds have no event for
+// some changes, such as disabling a version. Of a queue that replicas share, another replica
+// may have received the event without having the secret.
+const (
+	silentAfter       = 2
+	silentAfterShared = 4
+)
 
 // activity is what the goroutine of a source is waiting for.
 type activity uint8
@@ -96,6 +112,10 @@ type state struct {
 	delivery      time.Duration
 	problem       string
 	failingSince  time.Time
+	worksSince    time.Time // zero while it fails
+	missed        uint64
+	missedAt      time.Time
+	missedInRow   int // since the last event
 	counts        Counts
 }
 
@@ -119,6 +139,9 @@ func (s *source) arrived(m *provider.EventMessage) {
 }
 
 func (s *source) count(o Outcome) {
+	if !s.local() {
+		s.receiver.totals[o].Add(1)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.counts[o]++
@@ -140,6 +163,9 @@ func (s *source) works() {
 	was := s.state.problem
 	since := s.state.failingSince
 	s.state.problem, s.state.failingSince = "", time.Time{}
+	if s.state.worksSince.IsZero() {
+		s.state.worksSince = time.Now()
+	}
 	s.mu.Unlock()
 	if was != "" {
 		s.log().Info("the source of events works again", "failed_for", time.Since(since).Round(time.Second).String())
@@ -152,10 +178,51 @@ func (s *source) failed(e *secret.Error, failures int) {
 	if s.state.failingSince.IsZero() {
 		s.state.failingSince = time.Now()
 	}
-	s.state.problem = e.Message
+	s.state.problem, s.state.worksSince = e.Message, time.Time{}
 	s.mu.Unlock()
 	if failures == 1 {
 		s.log().Warn("the source of events fails; secrets are still read once per time-to-live", "error", e)
+	}
+}
+
+// explained notes an event about a secret that is held.
+func (s *source) explained(k changeKey) {
+	s.receiver.misses.hear(k, time.Now())
+	s.mu.Lock()
+	was := s.silent()
+	s.state.missedInRow = 0
+	s.mu.Unlock()
+	if was {
+		s.log().Info("the source delivers events again")
+	}
+}
+
+// silent reports whether the source seems to deliver no events. It requires the lock.
+func (s *source) silent() bool {
+	if s.receiver.cfg.SharedQueues() {
+		return s.state.missedInRow >= silentAfterShared
+	}
+	return s.state.missedInRow >= silentAfter
+}
+
+// missed notes that no event arrived about a change that was noticed at a time. It does not
+// count if the source failed or did not run then.
+func (s *source) missed(at, now time.Time) {
+	s.mu.Lock()
+	since := s.state.worksSince
+	if s.local() || since.IsZero() || at.Sub(since) < missedAfter || now.Sub(s.state.polled) > missedAfter {
+		s.mu.Unlock()
+		return
+	}
+	was := s.silent()
+	s.state.missed++
+	s.state.missedInRow++
+	s.state.missedAt = at
+	is := s.silent()
+	s.mu.Unlock()
+	s.receiver.missed.Add(1)
+	if is && !was {
+		s.log().Warn("secrets have changed, and the source has delivered no event about them; check the rule or subscription that fills the queue. Secrets are still read once per time-to-live")
 	}
 }
 
@@ -166,6 +233,7 @@ func (s *source) status(now time.Time) Status {
 		IntegrationID: s.in.ID, Central: s.covers != nil, Name: s.in.EventSource(), Local: s.local(),
 		PolledAt: s.state.polled, EventAt: s.state.event, Delivery: s.state.delivery,
 		Problem: s.state.problem, Since: s.state.failingSince, Counts: s.state.counts,
+		Missed: s.state.missed, MissedAt: s.state.missedAt, Silent: s.silent(),
 	}
 	if h := hangs[s.state.activity]; s.state.activity != idle && now.Sub(s.state.since) > h.after {
 		st.Problem = fmt.Sprintf("%s has not ended for %v", h.what, now.Sub(s.state.since).Round(time.Second))
@@ -178,17 +246,42 @@ func (s *source) status(now time.Time) Status {
 
 // Status returns the states of all sources, central ones first.
 func (r *Receiver) Status() []Status {
-	now := time.Now()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := make([]Status, 0, len(r.sources)+len(r.ending))
-	for id, s := range r.sources {
-		if r.ending[id] == nil {
-			all = append(all, s.status(now))
+	some := slices.Collect(maps.Values(r.sources))
+	for id, s := range r.ending { // until they have ended, no other source with their id runs
+		if r.sources[id] == nil {
+			some = append(some, s)
 		}
 	}
-	for _, s := range r.ending {
-		all = append(all, s.status(now))
+	r.mu.Unlock()
+	return statusOf(some)
+}
+
+// StatusOf returns the states of the sources of the events of an integration.
+func (r *Receiver) StatusOf(in *integration.Integration) []Status {
+	var some []*source
+	for _, s := range r.sourcesFor(in.ID, "") {
+		if slices.ContainsFunc(in.Settings.StoreNames(), func(store string) bool { return s.in.Kind == in.Kind && hasStore(s.in, store) }) {
+			some = append(some, s)
+		}
+	}
+	return statusOf(some)
+}
+
+// Totals returns the numbers of events of all sources since the start by Outcome, and that
+// of changes without an event.
+func (r *Receiver) Totals() (counts Counts, missed uint64) {
+	for i := range counts {
+		counts[i] = r.totals[i].Load()
+	}
+	return counts, r.missed.Load()
+}
+
+func statusOf(some []*source) []Status {
+	now := time.Now()
+	all := make([]Status, len(some))
+	for i, s := range some {
+		all[i] = s.status(now)
 	}
 	slices.SortFunc(all, func(a, b Status) int {
 		return cmp.Or(cmp.Compare(b2i(b.Central), b2i(a.Central)), cmp.Compare(a.IntegrationID, b.IntegrationID))

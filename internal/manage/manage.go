@@ -67,6 +67,8 @@ type Config struct {
 	// Validate contacts an integration's stores, like provider.Set.Validate. Nil
 	// disables Service.Validate.
 	Validate func(ctx context.Context, in *integration.Integration) []provider.Step
+	// Events, if not nil, returns the states of the sources of an integration's events.
+	Events func(in *integration.Integration) []EventSource
 	// UsageWindow is the time after its last use from which an integration counts as
 	// unused; zero means 24 hours.
 	UsageWindow time.Duration
@@ -100,6 +102,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.UsageInMemory == nil {
 		cfg.UsageInMemory = func(string, string, time.Time) []registry.Usage { return nil }
+	}
+	if cfg.Events == nil {
+		cfg.Events = func(*integration.Integration) []EventSource { return nil }
 	}
 	if cfg.Denials == nil {
 		cfg.Denials = denial.NewSet()
@@ -146,6 +151,8 @@ type Integration struct {
 	Problems []Problem
 	// State says what is in effect instead.
 	State State
+	// EventSources are the sources of events about its secrets; only Get sets them.
+	EventSources []EventSource
 }
 
 // State says whether an integration is in effect.

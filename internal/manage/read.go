@@ -26,7 +26,7 @@ func (s *Service) Get(ctx context.Context, who Caller, id string) (Integration, 
 	if err != nil {
 		return Integration{}, op.answer(ctx, err)
 	}
-	in := withPolicies(s.withUse(s.present(rec), rec, s.lastUsed(ctx)), rec.Integration)
+	in := s.withEvents(withPolicies(s.withUse(s.present(rec), rec, s.lastUsed(ctx)), rec.Integration), rec.Integration)
 	if err := op.answer(ctx, nil); err != nil {
 		return Integration{}, err
 	}

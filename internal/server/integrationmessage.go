@@ -115,6 +115,9 @@ func messageOf(in *manage.Integration) *secretbrokerv1.Integration {
 		m.Problems = append(m.Problems, &secretbrokerv1.Problem{Reason: string(p.Reason), Message: p.Message})
 	}
 	m.State, m.UsageRecording = wireStates[in.State], recordingOf(in.Recording)
+	for i := range in.EventSources {
+		m.EventSources = append(m.EventSources, eventSourceOf(&in.EventSources[i]))
+	}
 	return m
 }
 
@@ -137,4 +140,29 @@ func timeOf(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+var wireEventStates = map[manage.EventState]secretbrokerv1.EventSource_State{
+	manage.EventsStarting: secretbrokerv1.EventSource_STATE_STARTING,
+	manage.EventsWorking:  secretbrokerv1.EventSource_STATE_WORKING,
+	manage.EventsFailing:  secretbrokerv1.EventSource_STATE_FAILING,
+	manage.EventsSilent:   secretbrokerv1.EventSource_STATE_SILENT,
+}
+
+func eventSourceOf(s *manage.EventSource) *secretbrokerv1.EventSource {
+	m := &secretbrokerv1.EventSource{
+		Name: s.Name, OperatorSourceId: s.OperatorID, State: wireEventStates[s.State], Problem: s.Problem, ProblemTime: timeOf(s.ProblemSince),
+		LastPollTime: timeOf(s.PolledAt), LastEventTime: timeOf(s.EventAt),
+		MissedCount: int64(s.Missed), LastMissedTime: timeOf(s.MissedAt), Replica: s.Replica, //nolint:gosec // a count
+	}
+	if s.Delivery > 0 {
+		m.LastDeliveryDelay = durationpb.New(s.Delivery)
+	}
+	for outcome, n := range s.Counts {
+		if m.EventCounts == nil {
+			m.EventCounts = make(map[string]int64)
+		}
+		m.EventCounts[outcome] = int64(n) //nolint:gosec // a count
+	}
+	return m
 }

@@ -73,6 +73,10 @@ type Config struct {
 	// replicas take the read, which began at readAt, in place of one of their own. The result
 	// says which replica is to read the secret after the interval. It must not block.
 	Share func(k Key, scheme, version string, readAt time.Time, interval time.Duration) Turn
+	// Changed, if not nil, is called when a watched secret has another version than before;
+	// store is its canonical name. It is not called for references with a version. It must
+	// not block or call the Hub.
+	Changed func(integrationID, store, name string)
 }
 
 const (
@@ -140,6 +144,9 @@ func New(cfg Config) *Hub {
 	setDefault(&cfg.MaxItemsPerPrincipal, defaultPerCaller)
 	setDefault(&cfg.MaxSecretsPerPrincipal, defaultSecrets)
 	setDefault(&cfg.MaxReadsPerSecond, defaultReads)
+	if cfg.Changed == nil {
+		cfg.Changed = func(string, string, string) {}
+	}
 	if cfg.Lag == nil {
 		cfg.Lag = func(time.Duration) {}
 	}

@@ -202,7 +202,9 @@ func TestFirstState(t *testing.T) {
 // TestManyRotationsAreOneNotice: however often a secret changes while the caller does not
 // read, it is told the last version, once.
 func TestManyRotationsAreOneNotice(t *testing.T) {
-	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+	var changed []string
+	cfg := Config{Changed: func(id, store, name string) { changed = append(changed, id+" "+store+" "+name) }}
+	simulated(t, cfg, func(t *testing.T, h *Hub, w *world) {
 		w.set("a", "1")
 		s := open(t, h, alice, Item{Ref: ref("a")})
 		defer s.Close()
@@ -216,6 +218,9 @@ func TestManyRotationsAreOneNotice(t *testing.T) {
 			t.Fatalf("only %d reads", n)
 		}
 		expect(t, s, time.Minute, "0 CHANGED 101", "")
+		if len(changed) != 100 || changed[0] != "it "+store+" a" {
+			t.Errorf("%d changes, %q", len(changed), changed[:1])
+		}
 		w.set("a", "200")
 		h.Hint("it", store, "a")
 		time.Sleep(2 * time.Second)

@@ -82,6 +82,9 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 	}
 	now := time.Now()
 	load = t.checkEnd(load)
+	if t.known && load.Err == nil && t.version != "" && t.version != load.Version && t.revision == load.Key.Revision && t.key.Version == "" {
+		h.cfg.Changed(t.key.Integration, t.load.Store, t.ref.Name)
+	}
 	t.revision = load.Key.Revision
 	turn := Alone
 	if load.Err == nil && t.allowed > 0 && !t.generated {

@@ -254,6 +254,66 @@ func (UsageAttribution) EnumDescriptor() ([]byte, []int) {
 	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
 }
 
+// State is how a source is doing.
+type EventSource_State int32
+
+const (
+	EventSource_STATE_UNSPECIFIED EventSource_State = 0
+	// It was opened, and nothing was received yet.
+	EventSource_STATE_STARTING EventSource_State = 1
+	// Messages are received.
+	EventSource_STATE_WORKING EventSource_State = 2
+	// Messages are not received, or cannot be deleted.
+	EventSource_STATE_FAILING EventSource_State = 3
+	// Messages are received, but no event arrived about the last changes of secrets.
+	EventSource_STATE_SILENT EventSource_State = 4
+)
+
+// Enum value maps for EventSource_State.
+var (
+	EventSource_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_STARTING",
+		2: "STATE_WORKING",
+		3: "STATE_FAILING",
+		4: "STATE_SILENT",
+	}
+	EventSource_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_STARTING":    1,
+		"STATE_WORKING":     2,
+		"STATE_FAILING":     3,
+		"STATE_SILENT":      4,
+	}
+)
+
+func (x EventSource_State) Enum() *EventSource_State {
+	p := new(EventSource_State)
+	*p = x
+	return p
+}
+
+func (x EventSource_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EventSource_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_secretbroker_v1_integration_proto_enumTypes[4].Descriptor()
+}
+
+func (EventSource_State) Type() protoreflect.EnumType {
+	return &file_secretbroker_v1_integration_proto_enumTypes[4]
+}
+
+func (x EventSource_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EventSource_State.Descriptor instead.
+func (EventSource_State) EnumDescriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // State is the outcome of a step.
 type ValidationStep_State int32
 
@@ -297,11 +357,11 @@ func (x ValidationStep_State) String() string {
 }
 
 func (ValidationStep_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_secretbroker_v1_integration_proto_enumTypes[4].Descriptor()
+	return file_secretbroker_v1_integration_proto_enumTypes[5].Descriptor()
 }
 
 func (ValidationStep_State) Type() protoreflect.EnumType {
-	return &file_secretbroker_v1_integration_proto_enumTypes[4]
+	return &file_secretbroker_v1_integration_proto_enumTypes[5]
 }
 
 func (x ValidationStep_State) Number() protoreflect.EnumNumber {
@@ -310,7 +370,7 @@ func (x ValidationStep_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ValidationStep_State.Descriptor instead.
 func (ValidationStep_State) EnumDescriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21, 0}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // Integration is one cloud identity, the stores it may read, and who may use it.
@@ -385,8 +445,11 @@ type Integration struct {
 	State IntegrationState `protobuf:"varint,23,opt,name=state,proto3,enum=secretbroker.v1.IntegrationState" json:"state,omitempty"`
 	// Output only: what the broker knows about the use of the integration.
 	UsageRecording *UsageRecording `protobuf:"bytes,24,opt,name=usage_recording,json=usageRecording,proto3" json:"usage_recording,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Output only: the sources of events about its secrets, as the replica that answered sees
+	// them. Only GetIntegration returns them.
+	EventSources  []*EventSource `protobuf:"bytes,25,rep,name=event_sources,json=eventSources,proto3" json:"event_sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Integration) Reset() {
@@ -587,6 +650,159 @@ func (x *Integration) GetUsageRecording() *UsageRecording {
 	return nil
 }
 
+func (x *Integration) GetEventSources() []*EventSource {
+	if x != nil {
+		return x.EventSources
+	}
+	return nil
+}
+
+// EventSource is a queue from which the broker learns that secrets may have changed. Whatever
+// its state is, secrets are read once per time-to-live.
+type EventSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the queue; empty for a source that the operator has configured for several
+	// integrations.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The id of a source that the operator has configured for several integrations. problem
+	// has no details then, and event_counts is empty.
+	OperatorSourceId string            `protobuf:"bytes,2,opt,name=operator_source_id,json=operatorSourceId,proto3" json:"operator_source_id,omitempty"`
+	State            EventSource_State `protobuf:"varint,3,opt,name=state,proto3,enum=secretbroker.v1.EventSource_State" json:"state,omitempty"`
+	// Why the source fails, and since when.
+	Problem     string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	ProblemTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=problem_time,json=problemTime,proto3" json:"problem_time,omitempty"`
+	// When messages were last received without an error, even if there were none.
+	LastPollTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_poll_time,json=lastPollTime,proto3" json:"last_poll_time,omitempty"`
+	// When the last message arrived, and how long it had been in the queue.
+	LastEventTime     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_event_time,json=lastEventTime,proto3" json:"last_event_time,omitempty"`
+	LastDeliveryDelay *durationpb.Duration   `protobuf:"bytes,8,opt,name=last_delivery_delay,json=lastDeliveryDelay,proto3" json:"last_delivery_delay,omitempty"`
+	// Changes of watched secrets for which no event arrived within two minutes although the
+	// source worked, and when the last of them was noticed.
+	MissedCount    int64                  `protobuf:"varint,9,opt,name=missed_count,json=missedCount,proto3" json:"missed_count,omitempty"`
+	LastMissedTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last_missed_time,json=lastMissedTime,proto3" json:"last_missed_time,omitempty"`
+	// Events since the replica has opened the source, by outcome: "ignored",
+	// "not_understood", "foreign_store", "not_held", "known", "read" and "failed".
+	EventCounts map[string]int64 `protobuf:"bytes,11,rep,name=event_counts,json=eventCounts,proto3" json:"event_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The replica that answered.
+	Replica       string `protobuf:"bytes,12,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventSource) Reset() {
+	*x = EventSource{}
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventSource) ProtoMessage() {}
+
+func (x *EventSource) ProtoReflect() protoreflect.Message {
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventSource.ProtoReflect.Descriptor instead.
+func (*EventSource) Descriptor() ([]byte, []int) {
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EventSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EventSource) GetOperatorSourceId() string {
+	if x != nil {
+		return x.OperatorSourceId
+	}
+	return ""
+}
+
+func (x *EventSource) GetState() EventSource_State {
+	if x != nil {
+		return x.State
+	}
+	return EventSource_STATE_UNSPECIFIED
+}
+
+func (x *EventSource) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *EventSource) GetProblemTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProblemTime
+	}
+	return nil
+}
+
+func (x *EventSource) GetLastPollTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastPollTime
+	}
+	return nil
+}
+
+func (x *EventSource) GetLastEventTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastEventTime
+	}
+	return nil
+}
+
+func (x *EventSource) GetLastDeliveryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.LastDeliveryDelay
+	}
+	return nil
+}
+
+func (x *EventSource) GetMissedCount() int64 {
+	if x != nil {
+		return x.MissedCount
+	}
+	return 0
+}
+
+func (x *EventSource) GetLastMissedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastMissedTime
+	}
+	return nil
+}
+
+func (x *EventSource) GetEventCounts() map[string]int64 {
+	if x != nil {
+		return x.EventCounts
+	}
+	return nil
+}
+
+func (x *EventSource) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
 // UsageRecording says what usage is recorded. Without it, a missing use would look like a
 // use that never happened.
 type UsageRecording struct {
@@ -604,7 +820,7 @@ type UsageRecording struct {
 
 func (x *UsageRecording) Reset() {
 	*x = UsageRecording{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +832,7 @@ func (x *UsageRecording) String() string {
 func (*UsageRecording) ProtoMessage() {}
 
 func (x *UsageRecording) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[1]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +845,7 @@ func (x *UsageRecording) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRecording.ProtoReflect.Descriptor instead.
 func (*UsageRecording) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{1}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *UsageRecording) GetRecordedSince() *timestamppb.Timestamp {
@@ -667,7 +883,7 @@ type IntegrationCache struct {
 
 func (x *IntegrationCache) Reset() {
 	*x = IntegrationCache{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +895,7 @@ func (x *IntegrationCache) String() string {
 func (*IntegrationCache) ProtoMessage() {}
 
 func (x *IntegrationCache) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[2]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +908,7 @@ func (x *IntegrationCache) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegrationCache.ProtoReflect.Descriptor instead.
 func (*IntegrationCache) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{2}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IntegrationCache) GetTtl() *durationpb.Duration {
@@ -724,7 +940,7 @@ type IntegrationReads struct {
 
 func (x *IntegrationReads) Reset() {
 	*x = IntegrationReads{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +952,7 @@ func (x *IntegrationReads) String() string {
 func (*IntegrationReads) ProtoMessage() {}
 
 func (x *IntegrationReads) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[3]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +965,7 @@ func (x *IntegrationReads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegrationReads.ProtoReflect.Descriptor instead.
 func (*IntegrationReads) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{3}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IntegrationReads) GetMaxConcurrent() int32 {
@@ -786,7 +1002,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +1014,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[4]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +1027,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{4}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Placement) GetCloud() string {
@@ -852,7 +1068,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1080,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[5]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1093,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{5}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Grant) GetId() string {
@@ -927,7 +1143,7 @@ type RoleBinding struct {
 
 func (x *RoleBinding) Reset() {
 	*x = RoleBinding{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1155,7 @@ func (x *RoleBinding) String() string {
 func (*RoleBinding) ProtoMessage() {}
 
 func (x *RoleBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[6]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1168,7 @@ func (x *RoleBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleBinding.ProtoReflect.Descriptor instead.
 func (*RoleBinding) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{6}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RoleBinding) GetRole() Role {
@@ -985,7 +1201,7 @@ type Fact struct {
 
 func (x *Fact) Reset() {
 	*x = Fact{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1213,7 @@ func (x *Fact) String() string {
 func (*Fact) ProtoMessage() {}
 
 func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[7]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1226,7 @@ func (x *Fact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fact.ProtoReflect.Descriptor instead.
 func (*Fact) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{7}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Fact) GetId() string {
@@ -1047,7 +1263,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1275,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[8]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1288,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{8}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Problem) GetReason() string {
@@ -1101,7 +1317,7 @@ type CreateIntegrationRequest struct {
 
 func (x *CreateIntegrationRequest) Reset() {
 	*x = CreateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1329,7 @@ func (x *CreateIntegrationRequest) String() string {
 func (*CreateIntegrationRequest) ProtoMessage() {}
 
 func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[9]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1342,7 @@ func (x *CreateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{9}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateIntegrationRequest) GetIntegration() *Integration {
@@ -1154,7 +1370,7 @@ type CreateIntegrationResponse struct {
 
 func (x *CreateIntegrationResponse) Reset() {
 	*x = CreateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1382,7 @@ func (x *CreateIntegrationResponse) String() string {
 func (*CreateIntegrationResponse) ProtoMessage() {}
 
 func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[10]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1395,7 @@ func (x *CreateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*CreateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{10}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateIntegrationResponse) GetIntegration() *Integration {
@@ -1205,7 +1421,7 @@ type GetIntegrationRequest struct {
 
 func (x *GetIntegrationRequest) Reset() {
 	*x = GetIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1433,7 @@ func (x *GetIntegrationRequest) String() string {
 func (*GetIntegrationRequest) ProtoMessage() {}
 
 func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[11]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1446,7 @@ func (x *GetIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*GetIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{11}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetIntegrationRequest) GetIntegrationId() string {
@@ -1251,7 +1467,7 @@ type GetIntegrationResponse struct {
 
 func (x *GetIntegrationResponse) Reset() {
 	*x = GetIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1479,7 @@ func (x *GetIntegrationResponse) String() string {
 func (*GetIntegrationResponse) ProtoMessage() {}
 
 func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[12]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1492,7 @@ func (x *GetIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*GetIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{12}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetIntegrationResponse) GetIntegration() *Integration {
@@ -1310,7 +1526,7 @@ type ListIntegrationsRequest struct {
 
 func (x *ListIntegrationsRequest) Reset() {
 	*x = ListIntegrationsRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1538,7 @@ func (x *ListIntegrationsRequest) String() string {
 func (*ListIntegrationsRequest) ProtoMessage() {}
 
 func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[13]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1551,7 @@ func (x *ListIntegrationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsRequest.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{13}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListIntegrationsRequest) GetPageSize() int32 {
@@ -1372,7 +1588,7 @@ type ListIntegrationsResponse struct {
 
 func (x *ListIntegrationsResponse) Reset() {
 	*x = ListIntegrationsResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1600,7 @@ func (x *ListIntegrationsResponse) String() string {
 func (*ListIntegrationsResponse) ProtoMessage() {}
 
 func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[14]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1613,7 @@ func (x *ListIntegrationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIntegrationsResponse.ProtoReflect.Descriptor instead.
 func (*ListIntegrationsResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{14}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListIntegrationsResponse) GetIntegrations() []*Integration {
@@ -1445,7 +1661,7 @@ type UpdateIntegrationRequest struct {
 
 func (x *UpdateIntegrationRequest) Reset() {
 	*x = UpdateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1673,7 @@ func (x *UpdateIntegrationRequest) String() string {
 func (*UpdateIntegrationRequest) ProtoMessage() {}
 
 func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[15]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1686,7 @@ func (x *UpdateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{15}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateIntegrationRequest) GetIntegration() *Integration {
@@ -1515,7 +1731,7 @@ type UpdateIntegrationResponse struct {
 
 func (x *UpdateIntegrationResponse) Reset() {
 	*x = UpdateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1743,7 @@ func (x *UpdateIntegrationResponse) String() string {
 func (*UpdateIntegrationResponse) ProtoMessage() {}
 
 func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[16]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1756,7 @@ func (x *UpdateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*UpdateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{16}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateIntegrationResponse) GetIntegration() *Integration {
@@ -1579,7 +1795,7 @@ type DeleteIntegrationRequest struct {
 
 func (x *DeleteIntegrationRequest) Reset() {
 	*x = DeleteIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1807,7 @@ func (x *DeleteIntegrationRequest) String() string {
 func (*DeleteIntegrationRequest) ProtoMessage() {}
 
 func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[17]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1820,7 @@ func (x *DeleteIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{17}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteIntegrationRequest) GetIntegrationId() string {
@@ -1645,7 +1861,7 @@ type DeleteIntegrationResponse struct {
 
 func (x *DeleteIntegrationResponse) Reset() {
 	*x = DeleteIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1873,7 @@ func (x *DeleteIntegrationResponse) String() string {
 func (*DeleteIntegrationResponse) ProtoMessage() {}
 
 func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[18]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1886,7 @@ func (x *DeleteIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*DeleteIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{18}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteIntegrationResponse) GetRequestId() string {
@@ -1690,7 +1906,7 @@ type ValidateIntegrationRequest struct {
 
 func (x *ValidateIntegrationRequest) Reset() {
 	*x = ValidateIntegrationRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1918,7 @@ func (x *ValidateIntegrationRequest) String() string {
 func (*ValidateIntegrationRequest) ProtoMessage() {}
 
 func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[19]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1931,7 @@ func (x *ValidateIntegrationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationRequest.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{19}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ValidateIntegrationRequest) GetIntegrationId() string {
@@ -1739,7 +1955,7 @@ type ValidateIntegrationResponse struct {
 
 func (x *ValidateIntegrationResponse) Reset() {
 	*x = ValidateIntegrationResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1967,7 @@ func (x *ValidateIntegrationResponse) String() string {
 func (*ValidateIntegrationResponse) ProtoMessage() {}
 
 func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[20]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1980,7 @@ func (x *ValidateIntegrationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidateIntegrationResponse.ProtoReflect.Descriptor instead.
 func (*ValidateIntegrationResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{20}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ValidateIntegrationResponse) GetSteps() []*ValidationStep {
@@ -1808,7 +2024,7 @@ type ValidationStep struct {
 
 func (x *ValidationStep) Reset() {
 	*x = ValidationStep{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2036,7 @@ func (x *ValidationStep) String() string {
 func (*ValidationStep) ProtoMessage() {}
 
 func (x *ValidationStep) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[21]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2049,7 @@ func (x *ValidationStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValidationStep.ProtoReflect.Descriptor instead.
 func (*ValidationStep) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{21}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ValidationStep) GetStep() string {
@@ -1887,7 +2103,7 @@ type GrantUseRequest struct {
 
 func (x *GrantUseRequest) Reset() {
 	*x = GrantUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2115,7 @@ func (x *GrantUseRequest) String() string {
 func (*GrantUseRequest) ProtoMessage() {}
 
 func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[22]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2128,7 @@ func (x *GrantUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseRequest.ProtoReflect.Descriptor instead.
 func (*GrantUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{22}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantUseRequest) GetIntegrationId() string {
@@ -1954,7 +2170,7 @@ type GrantUseResponse struct {
 
 func (x *GrantUseResponse) Reset() {
 	*x = GrantUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2182,7 @@ func (x *GrantUseResponse) String() string {
 func (*GrantUseResponse) ProtoMessage() {}
 
 func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[23]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2195,7 @@ func (x *GrantUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantUseResponse.ProtoReflect.Descriptor instead.
 func (*GrantUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{23}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GrantUseResponse) GetIntegration() *Integration {
@@ -2011,7 +2227,7 @@ type RevokeUseRequest struct {
 
 func (x *RevokeUseRequest) Reset() {
 	*x = RevokeUseRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2239,7 @@ func (x *RevokeUseRequest) String() string {
 func (*RevokeUseRequest) ProtoMessage() {}
 
 func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[24]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2252,7 @@ func (x *RevokeUseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseRequest.ProtoReflect.Descriptor instead.
 func (*RevokeUseRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{24}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokeUseRequest) GetIntegrationId() string {
@@ -2078,7 +2294,7 @@ type RevokeUseResponse struct {
 
 func (x *RevokeUseResponse) Reset() {
 	*x = RevokeUseResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2306,7 @@ func (x *RevokeUseResponse) String() string {
 func (*RevokeUseResponse) ProtoMessage() {}
 
 func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[25]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2319,7 @@ func (x *RevokeUseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUseResponse.ProtoReflect.Descriptor instead.
 func (*RevokeUseResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{25}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevokeUseResponse) GetIntegration() *Integration {
@@ -2141,7 +2357,7 @@ type ListUsageRequest struct {
 
 func (x *ListUsageRequest) Reset() {
 	*x = ListUsageRequest{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2369,7 @@ func (x *ListUsageRequest) String() string {
 func (*ListUsageRequest) ProtoMessage() {}
 
 func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[26]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2382,7 @@ func (x *ListUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageRequest.ProtoReflect.Descriptor instead.
 func (*ListUsageRequest) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{26}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListUsageRequest) GetIntegrationId() string {
@@ -2215,7 +2431,7 @@ type ListUsageResponse struct {
 
 func (x *ListUsageResponse) Reset() {
 	*x = ListUsageResponse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2443,7 @@ func (x *ListUsageResponse) String() string {
 func (*ListUsageResponse) ProtoMessage() {}
 
 func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[27]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2456,7 @@ func (x *ListUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsageResponse.ProtoReflect.Descriptor instead.
 func (*ListUsageResponse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{27}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListUsageResponse) GetUsage() []*Usage {
@@ -2312,7 +2528,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2540,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[28]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2553,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{28}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Usage) GetPrincipal() string {
@@ -2457,7 +2673,7 @@ type VersionUse struct {
 
 func (x *VersionUse) Reset() {
 	*x = VersionUse{}
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2685,7 @@ func (x *VersionUse) String() string {
 func (*VersionUse) ProtoMessage() {}
 
 func (x *VersionUse) ProtoReflect() protoreflect.Message {
-	mi := &file_secretbroker_v1_integration_proto_msgTypes[29]
+	mi := &file_secretbroker_v1_integration_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2698,7 @@ func (x *VersionUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionUse.ProtoReflect.Descriptor instead.
 func (*VersionUse) Descriptor() ([]byte, []int) {
-	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{29}
+	return file_secretbroker_v1_integration_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VersionUse) GetVersion() string {
@@ -2531,7 +2747,7 @@ var File_secretbroker_v1_integration_proto protoreflect.FileDescriptor
 
 const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\n" +
-	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\t\n" +
+	"!secretbroker/v1/integration.proto\x12\x0fsecretbroker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\t\n" +
 	"\vIntegration\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x12\n" +
@@ -2559,10 +2775,34 @@ const file_secretbroker_v1_integration_proto_rawDesc = "" +
 	"\bproblems\x18\x15 \x03(\v2\x18.secretbroker.v1.ProblemR\bproblems\x12\x10\n" +
 	"\x03uid\x18\x16 \x01(\tR\x03uid\x127\n" +
 	"\x05state\x18\x17 \x01(\x0e2!.secretbroker.v1.IntegrationStateR\x05state\x12H\n" +
-	"\x0fusage_recording\x18\x18 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\x0eusageRecording\x1a>\n" +
+	"\x0fusage_recording\x18\x18 \x01(\v2\x1f.secretbroker.v1.UsageRecordingR\x0eusageRecording\x12A\n" +
+	"\revent_sources\x18\x19 \x03(\v2\x1c.secretbroker.v1.EventSourceR\feventSources\x1a>\n" +
 	"\x10CredentialsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xc6\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xb4\x06\n" +
+	"\vEventSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x12operator_source_id\x18\x02 \x01(\tR\x10operatorSourceId\x128\n" +
+	"\x05state\x18\x03 \x01(\x0e2\".secretbroker.v1.EventSource.StateR\x05state\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12=\n" +
+	"\fproblem_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vproblemTime\x12@\n" +
+	"\x0elast_poll_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\flastPollTime\x12B\n" +
+	"\x0flast_event_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rlastEventTime\x12I\n" +
+	"\x13last_delivery_delay\x18\b \x01(\v2\x19.google.protobuf.DurationR\x11lastDeliveryDelay\x12!\n" +
+	"\fmissed_count\x18\t \x01(\x03R\vmissedCount\x12D\n" +
+	"\x10last_missed_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x0elastMissedTime\x12P\n" +
+	"\fevent_counts\x18\v \x03(\v2-.secretbroker.v1.EventSource.EventCountsEntryR\veventCounts\x12\x18\n" +
+	"\areplica\x18\f \x01(\tR\areplica\x1a>\n" +
+	"\x10EventCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"j\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eSTATE_STARTING\x10\x01\x12\x11\n" +
+	"\rSTATE_WORKING\x10\x02\x12\x11\n" +
+	"\rSTATE_FAILING\x10\x03\x12\x10\n" +
+	"\fSTATE_SILENT\x10\x04\"\xc6\x01\n" +
 	"\x0eUsageRecording\x12A\n" +
 	"\x0erecorded_since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\rrecordedSince\x12N\n" +
 	"\x15grants_recorded_since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x13grantsRecordedSince\x12!\n" +
@@ -2759,116 +2999,127 @@ func file_secretbroker_v1_integration_proto_rawDescGZIP() []byte {
 	return file_secretbroker_v1_integration_proto_rawDescData
 }
 
-var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_secretbroker_v1_integration_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_secretbroker_v1_integration_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_secretbroker_v1_integration_proto_goTypes = []any{
 	(IntegrationState)(0),               // 0: secretbroker.v1.IntegrationState
 	(Role)(0),                           // 1: secretbroker.v1.Role
 	(VersionState)(0),                   // 2: secretbroker.v1.VersionState
 	(UsageAttribution)(0),               // 3: secretbroker.v1.UsageAttribution
-	(ValidationStep_State)(0),           // 4: secretbroker.v1.ValidationStep.State
-	(*Integration)(nil),                 // 5: secretbroker.v1.Integration
-	(*UsageRecording)(nil),              // 6: secretbroker.v1.UsageRecording
-	(*IntegrationCache)(nil),            // 7: secretbroker.v1.IntegrationCache
-	(*IntegrationReads)(nil),            // 8: secretbroker.v1.IntegrationReads
-	(*Placement)(nil),                   // 9: secretbroker.v1.Placement
-	(*Grant)(nil),                       // 10: secretbroker.v1.Grant
-	(*RoleBinding)(nil),                 // 11: secretbroker.v1.RoleBinding
-	(*Fact)(nil),                        // 12: secretbroker.v1.Fact
-	(*Problem)(nil),                     // 13: secretbroker.v1.Problem
-	(*CreateIntegrationRequest)(nil),    // 14: secretbroker.v1.CreateIntegrationRequest
-	(*CreateIntegrationResponse)(nil),   // 15: secretbroker.v1.CreateIntegrationResponse
-	(*GetIntegrationRequest)(nil),       // 16: secretbroker.v1.GetIntegrationRequest
-	(*GetIntegrationResponse)(nil),      // 17: secretbroker.v1.GetIntegrationResponse
-	(*ListIntegrationsRequest)(nil),     // 18: secretbroker.v1.ListIntegrationsRequest
-	(*ListIntegrationsResponse)(nil),    // 19: secretbroker.v1.ListIntegrationsResponse
-	(*UpdateIntegrationRequest)(nil),    // 20: secretbroker.v1.UpdateIntegrationRequest
-	(*UpdateIntegrationResponse)(nil),   // 21: secretbroker.v1.UpdateIntegrationResponse
-	(*DeleteIntegrationRequest)(nil),    // 22: secretbroker.v1.DeleteIntegrationRequest
-	(*DeleteIntegrationResponse)(nil),   // 23: secretbroker.v1.DeleteIntegrationResponse
-	(*ValidateIntegrationRequest)(nil),  // 24: secretbroker.v1.ValidateIntegrationRequest
-	(*ValidateIntegrationResponse)(nil), // 25: secretbroker.v1.ValidateIntegrationResponse
-	(*ValidationStep)(nil),              // 26: secretbroker.v1.ValidationStep
-	(*GrantUseRequest)(nil),             // 27: secretbroker.v1.GrantUseRequest
-	(*GrantUseResponse)(nil),            // 28: secretbroker.v1.GrantUseResponse
-	(*RevokeUseRequest)(nil),            // 29: secretbroker.v1.RevokeUseRequest
-	(*RevokeUseResponse)(nil),           // 30: secretbroker.v1.RevokeUseResponse
-	(*ListUsageRequest)(nil),            // 31: secretbroker.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),           // 32: secretbroker.v1.ListUsageResponse
-	(*Usage)(nil),                       // 33: secretbroker.v1.Usage
-	(*VersionUse)(nil),                  // 34: secretbroker.v1.VersionUse
-	nil,                                 // 35: secretbroker.v1.Integration.CredentialsEntry
-	(*structpb.Struct)(nil),             // 36: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil),       // 37: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),         // 38: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil),       // 39: google.protobuf.FieldMask
+	(EventSource_State)(0),              // 4: secretbroker.v1.EventSource.State
+	(ValidationStep_State)(0),           // 5: secretbroker.v1.ValidationStep.State
+	(*Integration)(nil),                 // 6: secretbroker.v1.Integration
+	(*EventSource)(nil),                 // 7: secretbroker.v1.EventSource
+	(*UsageRecording)(nil),              // 8: secretbroker.v1.UsageRecording
+	(*IntegrationCache)(nil),            // 9: secretbroker.v1.IntegrationCache
+	(*IntegrationReads)(nil),            // 10: secretbroker.v1.IntegrationReads
+	(*Placement)(nil),                   // 11: secretbroker.v1.Placement
+	(*Grant)(nil),                       // 12: secretbroker.v1.Grant
+	(*RoleBinding)(nil),                 // 13: secretbroker.v1.RoleBinding
+	(*Fact)(nil),                        // 14: secretbroker.v1.Fact
+	(*Problem)(nil),                     // 15: secretbroker.v1.Problem
+	(*CreateIntegrationRequest)(nil),    // 16: secretbroker.v1.CreateIntegrationRequest
+	(*CreateIntegrationResponse)(nil),   // 17: secretbroker.v1.CreateIntegrationResponse
+	(*GetIntegrationRequest)(nil),       // 18: secretbroker.v1.GetIntegrationRequest
+	(*GetIntegrationResponse)(nil),      // 19: secretbroker.v1.GetIntegrationResponse
+	(*ListIntegrationsRequest)(nil),     // 20: secretbroker.v1.ListIntegrationsRequest
+	(*ListIntegrationsResponse)(nil),    // 21: secretbroker.v1.ListIntegrationsResponse
+	(*UpdateIntegrationRequest)(nil),    // 22: secretbroker.v1.UpdateIntegrationRequest
+	(*UpdateIntegrationResponse)(nil),   // 23: secretbroker.v1.UpdateIntegrationResponse
+	(*DeleteIntegrationRequest)(nil),    // 24: secretbroker.v1.DeleteIntegrationRequest
+	(*DeleteIntegrationResponse)(nil),   // 25: secretbroker.v1.DeleteIntegrationResponse
+	(*ValidateIntegrationRequest)(nil),  // 26: secretbroker.v1.ValidateIntegrationRequest
+	(*ValidateIntegrationResponse)(nil), // 27: secretbroker.v1.ValidateIntegrationResponse
+	(*ValidationStep)(nil),              // 28: secretbroker.v1.ValidationStep
+	(*GrantUseRequest)(nil),             // 29: secretbroker.v1.GrantUseRequest
+	(*GrantUseResponse)(nil),            // 30: secretbroker.v1.GrantUseResponse
+	(*RevokeUseRequest)(nil),            // 31: secretbroker.v1.RevokeUseRequest
+	(*RevokeUseResponse)(nil),           // 32: secretbroker.v1.RevokeUseResponse
+	(*ListUsageRequest)(nil),            // 33: secretbroker.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),           // 34: secretbroker.v1.ListUsageResponse
+	(*Usage)(nil),                       // 35: secretbroker.v1.Usage
+	(*VersionUse)(nil),                  // 36: secretbroker.v1.VersionUse
+	nil,                                 // 37: secretbroker.v1.Integration.CredentialsEntry
+	nil,                                 // 38: secretbroker.v1.EventSource.EventCountsEntry
+	(*structpb.Struct)(nil),             // 39: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),       // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 41: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),       // 42: google.protobuf.FieldMask
 }
 var file_secretbroker_v1_integration_proto_depIdxs = []int32{
-	36, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
-	7,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
-	8,  // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
-	9,  // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
-	10, // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
-	11, // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
-	35, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
-	37, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
-	37, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
-	12, // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
-	37, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
-	13, // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
+	39, // 0: secretbroker.v1.Integration.settings:type_name -> google.protobuf.Struct
+	9,  // 1: secretbroker.v1.Integration.cache:type_name -> secretbroker.v1.IntegrationCache
+	10, // 2: secretbroker.v1.Integration.reads:type_name -> secretbroker.v1.IntegrationReads
+	11, // 3: secretbroker.v1.Integration.placement:type_name -> secretbroker.v1.Placement
+	12, // 4: secretbroker.v1.Integration.grants:type_name -> secretbroker.v1.Grant
+	13, // 5: secretbroker.v1.Integration.roles:type_name -> secretbroker.v1.RoleBinding
+	37, // 6: secretbroker.v1.Integration.credentials:type_name -> secretbroker.v1.Integration.CredentialsEntry
+	40, // 7: secretbroker.v1.Integration.create_time:type_name -> google.protobuf.Timestamp
+	40, // 8: secretbroker.v1.Integration.update_time:type_name -> google.protobuf.Timestamp
+	14, // 9: secretbroker.v1.Integration.facts:type_name -> secretbroker.v1.Fact
+	40, // 10: secretbroker.v1.Integration.last_use_time:type_name -> google.protobuf.Timestamp
+	15, // 11: secretbroker.v1.Integration.problems:type_name -> secretbroker.v1.Problem
 	0,  // 12: secretbroker.v1.Integration.state:type_name -> secretbroker.v1.IntegrationState
-	6,  // 13: secretbroker.v1.Integration.usage_recording:type_name -> secretbroker.v1.UsageRecording
-	37, // 14: secretbroker.v1.UsageRecording.recorded_since:type_name -> google.protobuf.Timestamp
-	37, // 15: secretbroker.v1.UsageRecording.grants_recorded_since:type_name -> google.protobuf.Timestamp
-	38, // 16: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
-	38, // 17: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
-	38, // 18: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
-	1,  // 19: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
-	5,  // 20: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	5,  // 21: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	5,  // 22: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	5,  // 23: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
-	5,  // 24: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
-	39, // 25: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
-	5,  // 26: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
-	26, // 27: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
-	4,  // 28: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
-	10, // 29: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
-	5,  // 30: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
-	10, // 31: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
-	5,  // 32: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
-	33, // 33: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
-	6,  // 34: secretbroker.v1.ListUsageResponse.recording:type_name -> secretbroker.v1.UsageRecording
-	37, // 35: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
-	37, // 36: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
-	34, // 37: secretbroker.v1.Usage.versions:type_name -> secretbroker.v1.VersionUse
-	2,  // 38: secretbroker.v1.Usage.state:type_name -> secretbroker.v1.VersionState
-	3,  // 39: secretbroker.v1.Usage.attribution:type_name -> secretbroker.v1.UsageAttribution
-	37, // 40: secretbroker.v1.VersionUse.first_use_time:type_name -> google.protobuf.Timestamp
-	37, // 41: secretbroker.v1.VersionUse.last_use_time:type_name -> google.protobuf.Timestamp
-	14, // 42: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
-	16, // 43: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
-	18, // 44: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
-	20, // 45: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
-	22, // 46: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
-	24, // 47: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
-	27, // 48: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
-	29, // 49: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
-	31, // 50: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
-	15, // 51: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
-	17, // 52: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
-	19, // 53: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
-	21, // 54: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
-	23, // 55: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
-	25, // 56: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
-	28, // 57: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
-	30, // 58: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
-	32, // 59: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
-	51, // [51:60] is the sub-list for method output_type
-	42, // [42:51] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	8,  // 13: secretbroker.v1.Integration.usage_recording:type_name -> secretbroker.v1.UsageRecording
+	7,  // 14: secretbroker.v1.Integration.event_sources:type_name -> secretbroker.v1.EventSource
+	4,  // 15: secretbroker.v1.EventSource.state:type_name -> secretbroker.v1.EventSource.State
+	40, // 16: secretbroker.v1.EventSource.problem_time:type_name -> google.protobuf.Timestamp
+	40, // 17: secretbroker.v1.EventSource.last_poll_time:type_name -> google.protobuf.Timestamp
+	40, // 18: secretbroker.v1.EventSource.last_event_time:type_name -> google.protobuf.Timestamp
+	41, // 19: secretbroker.v1.EventSource.last_delivery_delay:type_name -> google.protobuf.Duration
+	40, // 20: secretbroker.v1.EventSource.last_missed_time:type_name -> google.protobuf.Timestamp
+	38, // 21: secretbroker.v1.EventSource.event_counts:type_name -> secretbroker.v1.EventSource.EventCountsEntry
+	40, // 22: secretbroker.v1.UsageRecording.recorded_since:type_name -> google.protobuf.Timestamp
+	40, // 23: secretbroker.v1.UsageRecording.grants_recorded_since:type_name -> google.protobuf.Timestamp
+	41, // 24: secretbroker.v1.IntegrationCache.ttl:type_name -> google.protobuf.Duration
+	41, // 25: secretbroker.v1.IntegrationCache.max_stale:type_name -> google.protobuf.Duration
+	41, // 26: secretbroker.v1.IntegrationReads.timeout:type_name -> google.protobuf.Duration
+	1,  // 27: secretbroker.v1.RoleBinding.role:type_name -> secretbroker.v1.Role
+	6,  // 28: secretbroker.v1.CreateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	6,  // 29: secretbroker.v1.CreateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	6,  // 30: secretbroker.v1.GetIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	6,  // 31: secretbroker.v1.ListIntegrationsResponse.integrations:type_name -> secretbroker.v1.Integration
+	6,  // 32: secretbroker.v1.UpdateIntegrationRequest.integration:type_name -> secretbroker.v1.Integration
+	42, // 33: secretbroker.v1.UpdateIntegrationRequest.update_mask:type_name -> google.protobuf.FieldMask
+	6,  // 34: secretbroker.v1.UpdateIntegrationResponse.integration:type_name -> secretbroker.v1.Integration
+	28, // 35: secretbroker.v1.ValidateIntegrationResponse.steps:type_name -> secretbroker.v1.ValidationStep
+	5,  // 36: secretbroker.v1.ValidationStep.state:type_name -> secretbroker.v1.ValidationStep.State
+	12, // 37: secretbroker.v1.GrantUseRequest.grant:type_name -> secretbroker.v1.Grant
+	6,  // 38: secretbroker.v1.GrantUseResponse.integration:type_name -> secretbroker.v1.Integration
+	12, // 39: secretbroker.v1.RevokeUseRequest.grant:type_name -> secretbroker.v1.Grant
+	6,  // 40: secretbroker.v1.RevokeUseResponse.integration:type_name -> secretbroker.v1.Integration
+	35, // 41: secretbroker.v1.ListUsageResponse.usage:type_name -> secretbroker.v1.Usage
+	8,  // 42: secretbroker.v1.ListUsageResponse.recording:type_name -> secretbroker.v1.UsageRecording
+	40, // 43: secretbroker.v1.Usage.first_use_time:type_name -> google.protobuf.Timestamp
+	40, // 44: secretbroker.v1.Usage.last_use_time:type_name -> google.protobuf.Timestamp
+	36, // 45: secretbroker.v1.Usage.versions:type_name -> secretbroker.v1.VersionUse
+	2,  // 46: secretbroker.v1.Usage.state:type_name -> secretbroker.v1.VersionState
+	3,  // 47: secretbroker.v1.Usage.attribution:type_name -> secretbroker.v1.UsageAttribution
+	40, // 48: secretbroker.v1.VersionUse.first_use_time:type_name -> google.protobuf.Timestamp
+	40, // 49: secretbroker.v1.VersionUse.last_use_time:type_name -> google.protobuf.Timestamp
+	16, // 50: secretbroker.v1.IntegrationService.CreateIntegration:input_type -> secretbroker.v1.CreateIntegrationRequest
+	18, // 51: secretbroker.v1.IntegrationService.GetIntegration:input_type -> secretbroker.v1.GetIntegrationRequest
+	20, // 52: secretbroker.v1.IntegrationService.ListIntegrations:input_type -> secretbroker.v1.ListIntegrationsRequest
+	22, // 53: secretbroker.v1.IntegrationService.UpdateIntegration:input_type -> secretbroker.v1.UpdateIntegrationRequest
+	24, // 54: secretbroker.v1.IntegrationService.DeleteIntegration:input_type -> secretbroker.v1.DeleteIntegrationRequest
+	26, // 55: secretbroker.v1.IntegrationService.ValidateIntegration:input_type -> secretbroker.v1.ValidateIntegrationRequest
+	29, // 56: secretbroker.v1.IntegrationService.GrantUse:input_type -> secretbroker.v1.GrantUseRequest
+	31, // 57: secretbroker.v1.IntegrationService.RevokeUse:input_type -> secretbroker.v1.RevokeUseRequest
+	33, // 58: secretbroker.v1.IntegrationService.ListUsage:input_type -> secretbroker.v1.ListUsageRequest
+	17, // 59: secretbroker.v1.IntegrationService.CreateIntegration:output_type -> secretbroker.v1.CreateIntegrationResponse
+	19, // 60: secretbroker.v1.IntegrationService.GetIntegration:output_type -> secretbroker.v1.GetIntegrationResponse
+	21, // 61: secretbroker.v1.IntegrationService.ListIntegrations:output_type -> secretbroker.v1.ListIntegrationsResponse
+	23, // 62: secretbroker.v1.IntegrationService.UpdateIntegration:output_type -> secretbroker.v1.UpdateIntegrationResponse
+	25, // 63: secretbroker.v1.IntegrationService.DeleteIntegration:output_type -> secretbroker.v1.DeleteIntegrationResponse
+	27, // 64: secretbroker.v1.IntegrationService.ValidateIntegration:output_type -> secretbroker.v1.ValidateIntegrationResponse
+	30, // 65: secretbroker.v1.IntegrationService.GrantUse:output_type -> secretbroker.v1.GrantUseResponse
+	32, // 66: secretbroker.v1.IntegrationService.RevokeUse:output_type -> secretbroker.v1.RevokeUseResponse
+	34, // 67: secretbroker.v1.IntegrationService.ListUsage:output_type -> secretbroker.v1.ListUsageResponse
+	59, // [59:68] is the sub-list for method output_type
+	50, // [50:59] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_secretbroker_v1_integration_proto_init() }
@@ -2881,8 +3132,8 @@ func file_secretbroker_v1_integration_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_secretbroker_v1_integration_proto_rawDesc), len(file_secretbroker_v1_integration_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   31,
+			NumEnums:      6,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
