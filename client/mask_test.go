@@ -44,7 +44,7 @@ func TestUpdateMask(t *testing.T) {
 func TestKnownFields(t *testing.T) {
 	notInMasks := []string{
 		"id", "kind", "credentials", "credential_names", "revision", "etag", "create_time", "update_time", "creator", "updater",
-		"read_only", "facts", "last_use_time", "problems", "uid", "state", "usage_recording",
+		"read_only", "facts", "last_use_time", "problems", "uid", "state", "usage_recording", "event_sources",
 	}
 	var want []string
 	fields := (&secretbrokerv1.Integration{}).ProtoReflect().Descriptor().Fields()

@@ -2,10 +2,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +20,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
-	"github.com/secretbroker/secretbroker/internal/strictyaml"
 	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
@@ -44,9 +42,9 @@ func newEventing(cfg *config.Config, m *metrics, openers map[secret.Kind]provide
 	e.Receiver = events.New(events.Config{
 		Openers: openers, Logger: log, Delivered: m.eventsDelivered(), SharedQueues: func() bool { return e.shared },
 	})
-	central, faults := centralSources(cfg.Events.Sources, openers)
-	if len(faults) > 0 {
-		return nil, &exitError{Code: exitUsage, Err: faults}
+	central, err := centralSources(cfg.Events.Sources, openers)
+	if err != nil {
+		return nil, &exitError{Code: exitUsage, Err: err}
 	}
 	e.SetCentral(central)
 	m.watchEvents(e.Receiver)
@@ -64,66 +62,26 @@ func (e *eventing) use(integrations resolve.Integrations, hub *watch.Hub, values
 }
 
 // centralSources reads the files of the sources for many integrations.
-func centralSources(sources []config.EventSource, openers map[secret.Kind]provider.EventOpener) (all []events.Central, faults strictyaml.Faults) {
+func centralSources(sources []config.EventSource, openers map[secret.Kind]provider.EventOpener) ([]events.Central, error) {
+	var all []events.Central
+	var faults []error
 	known := make(map[string]string) // file by id
 	for i := range sources {
 		path := sources[i].File
-		in, bad := centralSource(path, openers)
-		if len(bad) > 0 {
-			faults = append(faults, bad...)
-			continue
+		in, err := kinds.All().ReadEventSource(path)
+		switch {
+		case err != nil:
+			faults = append(faults, err)
+		case in.Kind == secret.KindLocalFile || openers[in.Kind] == nil:
+			faults = append(faults, fmt.Errorf("%s: kind: this kind of store has no source of events for many integrations", path))
+		case known[in.ID] != "":
+			faults = append(faults, fmt.Errorf("%s: id: the id is also that of %s", path, known[in.ID]))
+		default:
+			known[in.ID] = path
+			all = append(all, events.Central{Integration: in, For: sources[i].For})
 		}
-		if other := known[in.ID]; other != "" {
-			faults = append(faults, strictyaml.Fault{File: path, Path: "id", Text: "the id is also that of " + other})
-		}
-		known[in.ID] = path
-		all = append(all, events.Central{Integration: in, For: sources[i].For})
 	}
-	return all, faults
-}
-
-// centralSource reads the file of a source for many integrations.
-func centralSource(path string, openers map[secret.Kind]provider.EventOpener) (*integration.Integration, strictyaml.Faults) {
-	fault := func(setting, format string, args ...any) strictyaml.Faults {
-		return strictyaml.Faults{{File: path, Path: setting, Text: fmt.Sprintf(format, args...)}}
-	}
-	data, err := readSource(path)
-	if err != nil {
-		return nil, fault("", "%v", err)
-	}
-	look := integration.NewLook()
-	parsed := kinds.All().ParseFile(path, data, func(f integration.NamedFile) string { return look.Read(f).Fault })
-	in := parsed.Integration
-	if in == nil {
-		return nil, parsed.Faults
-	}
-	decoded := kinds.All().DecodeDocument(path, data)
-	roles := decoded.Roles
-	switch {
-	case !parsed.Ungranted:
-		return nil, fault("grants", "a file of events.sources is not an integration that can be used; remove the grants")
-	case len(roles.ResourceOwner)+len(roles.Assigner)+len(roles.Auditor)+len(roles.Rotator) > 0:
-		return nil, fault("roles", "a file of events.sources is not an integration that can be managed; remove the roles")
-	case in.Kind == secret.KindLocalFile || openers[in.Kind] == nil:
-		return nil, fault("kind", "this kind of store has no source of events for many integrations")
-	case in.EventSource() == "":
-		return nil, fault(kinds.All().Section(in.Kind)+".events", "missing; it is required: the queue to receive events from")
-	}
-	var contents []integration.Content
-	for _, f := range parsed.Files {
-		contents = append(contents, look.Read(f))
-	}
-	in.ReadRevision = integration.ReadRevision(in, integration.FilesSum(contents), nil)
-	return in, nil
-}
-
-func readSource(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // G304: the operator names it
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // opened for reading only
-	return io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1))
+	return all, errors.Join(faults...)
 }
 
 // problems returns the problems with sources, for /readyz.
