@@ -40,7 +40,7 @@ aws:
 		"grants":    {head + queue + "grants: [{principals: [\"dns:a.example.org\"]}]\n", "bad.yaml: grants: a file of events.sources is not an integration that can be used"},
 		"roles":     {head + queue + "roles: {auditor: [\"dns:a.example.org\"]}\n", "bad.yaml: roles: a file of events.sources is not an integration that can be managed"},
 		"no source": {head, "bad.yaml: aws.events: missing"},
-		"invalid":   {head + queue + "extra: 1\n", "bad.yaml:8: extra: "},
+		"invalid":   {head + queue + "extra: 1\n", "bad.yaml:8: unknown setting \"extra\""},
 	} {
 		if _, err := All().ReadEventSource(write("bad.yaml", tt[0])); err == nil || !strings.Contains(err.Error(), tt[1]) {
 			t.Errorf("%s: %v", what, err)
