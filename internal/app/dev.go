@@ -108,7 +108,7 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		select {
 		case <-ctx.Done():
 		case h := <-hub:
-			hintEdits(ctx, h, []string{env.SecretsFile, env.Google.SecretsFile})
+			hintEdits(ctx, h, []string{env.SecretsFile})
 		}
 		return nil
 	})
