@@ -57,7 +57,8 @@ func (d *database) made() [2]int {
 }
 
 // An edit of an integration that does not affect its reads takes effect at once. It opens no
-// session, creates no user in Vault and removes nothing from the cache.
+// session, creates no user in Vault and removes nothing from the cache. Other edits do, also
+// if they restore earlier settings.
 func TestEditsLeaveReadsAlone(t *testing.T) {
 	vault := newDatabase(t)
 	var file, secretID string
@@ -128,4 +129,7 @@ grants:
 	want("after another credential", "p2", [2]int{2, 2})
 	reload("another mount", edit(file, "engine: dynamic}]", "engine: dynamic}, {path: kv, engine: kv2}]"))
 	want("after another mount", "p3", [2]int{3, 3})
+	// What was read with these settings before may have changed in the store since.
+	reload("the mounts before", edit(file, ", {path: kv, engine: kv2}]", "]"))
+	want("after the mounts before", "p4", [2]int{4, 4})
 }

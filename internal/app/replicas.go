@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,6 +91,48 @@ func (r *replicas) shared() resolve.Replicas {
 		return nil
 	}
 	return r.tracker
+}
+
+// readRevisions remembers how each integration reads. It is safe for concurrent use.
+type readRevisions struct {
+	mu sync.Mutex
+	of map[string]string
+}
+
+// start takes over the integrations at the start.
+func (r *readRevisions) start(all []*integration.Integration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		r.of = make(map[string]string, len(all))
+	}
+	for _, in := range all {
+		if _, known := r.of[in.ID]; !known { // otherwise it has changed since
+			r.of[in.ID] = in.ReadRevision
+		}
+	}
+}
+
+// changed takes over changes, and returns the ReadRevision of each integration that reads
+// differently, "" for those that were removed.
+func (r *readRevisions) changed(removed, changed []*integration.Integration) map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		r.of = make(map[string]string)
+	}
+	differ := make(map[string]string)
+	for _, in := range removed {
+		delete(r.of, in.ID)
+		differ[in.ID] = ""
+	}
+	for _, in := range changed {
+		if before, known := r.of[in.ID]; known && before != in.ReadRevision {
+			differ[in.ID] = in.ReadRevision
+		}
+		r.of[in.ID] = in.ReadRevision
+	}
+	return differ
 }
 
 // leased returns the integrations while this replica has a lease.

@@ -180,6 +180,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	defer values.Close()
 	m.watchCache(values)
 
+	var revisions readRevisions
 	integrations, err := openIntegrations(ctx, cfg, log, denials.fromDatabase, func(removed, changed []*integration.Integration) {
 		for _, in := range removed {
 			stores.Remove(in.ID)
@@ -188,6 +189,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			stores.Supersede(in.ID, in.ReadRevision)
 			stores.Keep(in)
 		}
+		values.Revise(revisions.changed(removed, changed))
 		hub.IntegrationsChanged(removed, changed)
 		receiver.IntegrationsChanged()
 	})
@@ -195,7 +197,9 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		return err
 	}
 	defer closing(&err, integrations.close)
-	for _, in := range integrations.List() {
+	all := integrations.List()
+	revisions.start(all)
+	for _, in := range all {
 		stores.Keep(in)
 	}
 	m.watchIntegrations(integrations)

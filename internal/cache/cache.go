@@ -138,7 +138,7 @@ type Config struct {
 	// Superseded, if not nil, reports whether a load saw an older state of a secret than is
 	// known from elsewhere. It is called at the end of every load that succeeds, before its
 	// outcome is visible. Such an outcome is not kept, and the calls that wait for it start
-	// another load, once. It must not block. Drop removes what was kept before.
+	// another load, up to three times. It must not block. Drop removes what was kept before.
 	Superseded func(key *Key, version string, readAt time.Time) bool
 	// Logger receives panics of loads; nil discards them.
 	Logger *slog.Logger

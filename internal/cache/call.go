@@ -24,7 +24,7 @@ type call struct {
 	arrival time.Time
 	// impatient fires when a stale value is to be the answer; nil if there is none.
 	impatient <-chan time.Time
-	again     bool // a superseded load was the outcome once
+	again     int // how often a superseded load was the outcome
 }
 
 // step is the next step of a waiting call: it returns an entry, whose secret was retained
@@ -141,6 +141,11 @@ func (w *call) share(f *flight, source Source) (Result, error) {
 	return w.complete(f, source)
 }
 
+// maxAgain is the maximum number of loads that one call starts because the one before was
+// superseded. Each of them begins after what superseded the one before, so a further one is
+// needed only if the secret changes again, or its store answers versions in turns.
+const maxAgain = 3
+
 // errSuperseded makes a call start another load.
 var errSuperseded = errors.New("cache: the load saw an older state than is known")
 
@@ -149,8 +154,8 @@ func (w *call) complete(f *flight, source Source) (Result, error) {
 	if f.err != nil {
 		return w.fail(f.err)
 	}
-	if f.superseded && !w.again {
-		w.again = true
+	if f.superseded && w.again < maxAgain {
+		w.again++
 		return Result{}, errSuperseded
 	}
 	e := f.entry

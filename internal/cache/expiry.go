@@ -60,6 +60,18 @@ func (q *expiryQueue) has(e *entry) bool {
 	return e.index != 0
 }
 
+// keys returns the keys of the entries whose origin is selected. It looks at all entries.
+func (q *expiryQueue) keys(selected func(origin) bool) (keys []Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range q.heap {
+		if selected(e.origin.Value()) {
+			keys = append(keys, e.key())
+		}
+	}
+	return keys
+}
+
 // wake makes the timer call expire after d. The caller holds q.mu.
 func (q *expiryQueue) wake(d time.Duration) {
 	if q.timer == nil {

@@ -35,6 +35,9 @@ type flight struct {
 	// end of this one and has succeeded meanwhile. It is written under Cache.mu and
 	// Cache.landingOf(hash), and read under either.
 	passed bool
+	// obsolete reports that the integration has another Revision now; see Cache.Revise.
+	// landingOf(hash) guards it.
+	obsolete bool
 	// superseded reports that Config.Superseded did. It may be read when done is closed.
 	superseded bool
 
@@ -321,6 +324,9 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		f.superseded = true
 		return e // an older entry was dropped, or is newer than its read tells
 	}
+	if f.obsolete {
+		return e
+	}
 	if f.passed && (old == nil || old.secret.Version != e.secret.Version) {
 		// The reads overlapped, so their beginnings do not tell which version is newer, and a
 		// caller may have got either. The next read begins after both.
@@ -352,44 +358,4 @@ func (c *Cache) keep(f *flight, s *secret.Secret, now time.Time) *entry {
 		c.drop(f.hash) // whatever entry is there instead
 	}
 	return e
-}
-
-// Drop removes the entry of key if old reports that it was read before what is known from
-// elsewhere. version and readAt are those of the entry's read. Loads in progress are not
-// affected; see Config.Superseded. It reports whether it removed an entry.
-func (c *Cache) Drop(key Key, old func(version string, readAt time.Time) bool) bool {
-	h := c.hash(&key)
-	landing := c.landingOf(h)
-	landing.Lock()
-	defer landing.Unlock()
-	c.using.RLock()
-	defer c.using.RUnlock()
-	if c.closed {
-		return false
-	}
-	e := c.peek(h, &key)
-	if e == nil || !old(e.secret.Version, e.secret.FetchedAt) {
-		return false
-	}
-	c.drop(h)
-	return true
-}
-
-// DropAll removes all entries.
-func (c *Cache) DropAll() {
-	for i := range c.landing { // ristretto's Clear must not run with a Set or Del
-		c.landing[i].Lock()
-		defer c.landing[i].Unlock()
-	}
-	c.using.RLock()
-	defer c.using.RUnlock()
-	if !c.closed {
-		c.store.Clear()
-	}
-}
-
-// drop removes an entry and the writes for it that ristretto may have queued.
-func (c *Cache) drop(h uint64) {
-	c.store.Del(h)
-	c.store.Wait()
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // TestSuperseded: the outcome of a load that saw an older state than is known is not kept
-// and not reported, and its calls load again, but only once.
+// and not reported, and its calls load again, also if the secret changes meanwhile, but not
+// without end.
 func TestSuperseded(t *testing.T) {
 	var mu sync.Mutex
 	known, reported := "", 0
@@ -54,12 +55,27 @@ func TestSuperseded(t *testing.T) {
 		}
 		expect(t, c, s, want("a"), 2, Hit).Secret.Release()
 
+		time.Sleep(2 * time.Minute)
+		var changing sync.WaitGroup
+		changing.Go(func() { // twice during the loads
+			for i, version := range []string{"3", "4"} {
+				time.Sleep(1500*time.Millisecond + time.Duration(i)*500*time.Millisecond)
+				s.rotate()
+				mu.Lock()
+				known = version
+				mu.Unlock()
+			}
+		})
+		expect(t, c, s, want("a"), 4, Miss).Secret.Release()
+		changing.Wait()
+		expectLoads(t, s, 5)
+
 		mu.Lock()
 		known = "another"
 		mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		expect(t, c, s, want("a"), 2, Miss).Secret.Release()
-		expectLoads(t, s, 4)
+		expect(t, c, s, want("a"), 4, Miss).Secret.Release()
+		expectLoads(t, s, 5+1+maxAgain)
 		if _, ok := c.Hit(new(want("a"))); ok {
 			t.Error("a superseded outcome is kept")
 		}
@@ -137,4 +153,40 @@ func TestDropDuringLoads(t *testing.T) {
 	if n := c.Stats().Entries; n != 0 {
 		t.Errorf("%d entries are left", n)
 	}
+}
+
+// TestRevise: what an integration read with earlier settings is not answered when the
+// settings return, also not if the load ends after the change.
+func TestRevise(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, c *Cache, s *fakeStore) {
+		with := func(id, revision, name string) Request {
+			r := want(name)
+			r.Key.Integration, r.Key.Revision = id, revision
+			return r
+		}
+		for _, r := range []Request{with("it", "1", "a"), with("it", "1", "b"), with("it", "2", "a"), with("other", "1", "a")} {
+			expect(t, c, s, r, 1, Miss).Secret.Release()
+		}
+		s.set(func(s *fakeStore) { s.delay = 2 * time.Second })
+		var loading sync.WaitGroup
+		loading.Go(func() {
+			expect(t, c, s, with("it", "1", "late"), 1, Miss).Secret.Release()
+		})
+		time.Sleep(1500 * time.Millisecond)
+		c.Revise(map[string]string{"it": "2", "none": ""})
+		loading.Wait()
+		s.rotate()
+		expect(t, c, s, with("it", "2", "a"), 1, Hit).Secret.Release()
+		expect(t, c, s, with("other", "1", "a"), 1, Hit).Secret.Release()
+		c.Revise(map[string]string{"it": "1"})
+		for _, name := range []string{"a", "b", "late"} {
+			expect(t, c, s, with("it", "1", name), 2, Miss).Secret.Release()
+		}
+		c.Revise(map[string]string{"it": "", "other": ""})
+		synctest.Wait()
+		if n := c.Stats().Entries; n != 0 {
+			t.Errorf("%d entries are left", n)
+		}
+		c.Revise(nil)
+	})
 }
