@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -118,5 +119,37 @@ func TestHintDuringLoad(t *testing.T) {
 		w.set("a", "v2")
 		h.Loaded(cache.Load{Key: cache.Key{Integration: "it", Revision: "1", Store: store, Name: "a"}, Concerns: func(string) bool { return true }, Version: "v1", ReadAt: began.Add(-time.Millisecond)})
 		expect(t, s, 2*time.Second, "0 CHANGED v2")
+	})
+}
+
+// TestOtherStores: after an integration's stores have changed, nothing is told of the
+// secrets of the stores before.
+func TestOtherStores(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "old")
+		w.set("b", "same")
+		s := open(t, h, alice, Item{Ref: ref("a")}, Item{Ref: ref("b")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT old, 1 CURRENT same, complete")
+		time.Sleep(time.Minute)
+		w.do(func() { w.revision, w.delay = "2", 2*time.Second })
+		w.set("a", "new")
+		late := open(t, h, bob, Item{Ref: ref("a"), Known: "new"}, Item{Ref: ref("b")})
+		defer late.Close()
+		expect(t, late, time.Second, "")
+		expect(t, late, 4*time.Second, "0 CURRENT new, 1 CURRENT same, complete")
+		expect(t, s, time.Second, "0 CHANGED new", "")
+
+		// The store does not respond at first.
+		w.do(func() { w.revision = "3" })
+		w.fail("a", secret.ReasonStoreUnavailable)
+		h.IntegrationsChanged(nil, []*integration.Integration{{ID: "it", ReadRevision: "3"}})
+		expect(t, s, 10*time.Second, "")
+		w.set("a", "newer")
+		expect(t, s, time.Minute, "0 CHANGED newer", "")
+		w.fail("a", secret.ReasonStoreUnavailable)
+		w.do(func() { w.revision = "4" })
+		h.IntegrationsChanged(nil, []*integration.Integration{{ID: "it", ReadRevision: "4"}})
+		expect(t, s, 2*time.Minute, "0 UNREADABLE STORE_UNAVAILABLE", "")
 	})
 }

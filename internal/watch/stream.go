@@ -322,7 +322,7 @@ func (s *Stream) judge(it *item, d Decision, now time.Time) (n Notice, due time.
 		return Notice{}, time.Time{} // it is not known that the caller may watch again
 	case d.Unreadable != nil:
 		return failed(Unreadable, d.Unreadable, time.Time{})
-	case !t.known:
+	case !t.known, t.revision != d.ReadRevision: // the integration reads otherwise now; allow has asked for a read
 		return Notice{}, time.Time{}
 	case t.err != nil:
 		return failed(Unreadable, t.err, t.readAt)

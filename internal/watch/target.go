@@ -85,7 +85,6 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 	if t.known && load.Err == nil && t.version != "" && t.version != load.Version && t.revision == load.Key.Revision && t.key.Version == "" {
 		h.cfg.Changed(t.key.Integration, t.load.Store, t.ref.Name)
 	}
-	t.revision = load.Key.Revision
 	turn := Alone
 	if load.Err == nil && t.allowed > 0 && !t.generated {
 		turn = h.cfg.Share(t.load, t.scheme, load.Version, load.ReadAt, max(t.interval, minReadInterval))
@@ -128,7 +127,8 @@ func (t *target) readAfter(readAt time.Time, pause time.Duration, now time.Time)
 }
 
 func (h *Hub) succeeded(t *target, load *cache.Load, now time.Time) {
-	differs := !t.known || t.err != nil || t.version != load.Version || !t.expiresAt.Equal(load.ExpiresAt)
+	differs := !t.known || t.err != nil || t.version != load.Version || !t.expiresAt.Equal(load.ExpiresAt) || t.revision != load.Key.Revision
+	t.revision = load.Key.Revision
 	if !t.known || t.version != load.Version {
 		t.learnedAt, t.lastEnd = now, t.expiresAt
 	}
@@ -155,7 +155,8 @@ func (h *Hub) failed(t *target, load *cache.Load, now time.Time, interval time.D
 	if outage && t.known && t.err == nil && failing < outageTime {
 		return interval
 	}
-	differs := !t.known || t.err == nil || t.err.Reason != load.Err.Reason
+	differs := !t.known || t.err == nil || t.err.Reason != load.Err.Reason || t.revision != load.Key.Revision
+	t.revision = load.Key.Revision
 	t.known, t.err, t.readAt, t.expiresAt, t.leadDue = true, load.Err, load.ReadAt, time.Time{}, time.Time{}
 	if differs {
 		t.markItems()
