@@ -88,7 +88,35 @@ func TestReplicasAnswerTheNewVersion(t *testing.T) {
 		}
 	}
 
+	r.checkDeleted(toA, toB)
 	r.checkRefresh(a, b, toB, stopWatching)
+}
+
+// checkDeleted: after one replica has found that a secret is deleted, the other one does not
+// answer it either.
+func (r *rotation) checkDeleted(toA, toB *client.Client) {
+	r.t.Helper()
+	missing := func(cl *client.Client, now bool) bool {
+		req := client.ResolveRequest{IntegrationID: "rotated", Configs: map[string]string{"p": rotatedRef}}
+		if now {
+			req.MaxAge = new(time.Duration)
+		}
+		_, err := cl.Resolve(r.t.Context(), req)
+		var e *client.Error
+		return errors.As(err, &e) && e.Reason == client.ReasonSecretNotFound
+	}
+	name := "sqlserver-db-secret"
+	if err := edit(r.SecretsFile, name, "deleted-secret"); err != nil {
+		r.t.Fatal(err)
+	}
+	r.await("the secret is deleted", func() bool { return missing(toA, true) })
+	at := time.Now()
+	r.await("the other replica knows it", func() bool { return missing(toB, false) })
+	r.t.Logf("the other replica does not answer a deleted secret after %v", time.Since(at).Round(time.Millisecond))
+	if err := edit(r.SecretsFile, "deleted-secret", name); err != nil {
+		r.t.Fatal(err)
+	}
+	r.await("the secret is restored", func() bool { return !missing(toA, true) && !missing(toB, true) })
 }
 
 // watch watches a secret of an integration without other users, through a replica.

@@ -84,3 +84,26 @@ func (b *broker) stopSilently(d *database) {
 	defer d.mu.Unlock()
 	d.leases[b.ID()] = &lease
 }
+
+// TestConfirmTwoReadsOfOneSecret: of two reads of a secret, the later one is confirmed,
+// whatever their order in the call is.
+func TestConfirmTwoReadsOfOneSecret(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		for _, order := range [][2]int{{0, 1}, {1, 0}} {
+			var reads [2]Read
+			reads[0] = Read{Key: password, Version: "v1", Began: time.Now(), Ended: time.Now().Add(time.Millisecond)}
+			time.Sleep(time.Second)
+			b.read(password, "v1", time.Millisecond) // older than the second read
+			time.Sleep(time.Second)
+			reads[1] = Read{Key: password, Version: "v2", Began: time.Now(), Ended: time.Now().Add(time.Millisecond)}
+			time.Sleep(10 * time.Millisecond)
+			if c := a.Confirm(t.Context(), []Read{reads[order[0]], reads[order[1]]}); c.State != AllReplicas {
+				t.Errorf("%+v", c)
+			}
+			if got := b.has(password); got != "" || d.written(password) != "v2" {
+				t.Errorf("order %v: the other replica has %q, the row %q", order, got, d.written(password))
+			}
+			time.Sleep(10 * time.Minute)
+		}
+	})
+}

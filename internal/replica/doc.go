@@ -17,7 +17,9 @@
 // Versions have no order, so reads are ordered by time. The row has the time at which the
 // read had ended. A read with another version that began before that time may be older, so
 // it is dropped, and the next call reads the secret again. If two reads overlap, both are
-// dropped: each replica drops its own when it gets the row of the other.
+// dropped: each replica drops its own when it gets the row of the other. That a secret was
+// deleted or disabled is a version like others (Tracker.SawNone): a replica that is told of it
+// asks the store.
 //
 // No clock of one machine is compared with that of another. A writer sends how long ago its
 // read ended, and the database subtracts that from its own clock. A reader gets the age of

@@ -55,21 +55,26 @@ type Read struct {
 }
 
 // Confirm makes all replicas drop reads that began before these, and waits until they have,
-// for at most two seconds.
+// for at most two seconds. Of several reads of one secret, which references in several forms
+// cause, it tells the one that began last.
 func (t *Tracker) Confirm(ctx context.Context, reads []Read) Coverage {
 	rows := make([]waiting, 0, len(reads))
-	known := make(map[ID]bool, len(reads))
+	known := make(map[ID]int, len(reads))
 	for _, r := range reads {
 		version := r.Version
 		if !shareable(&r.Key, cmp.Or(version, "-")) {
 			return Coverage{State: Unknown}
 		}
 		id := r.id(r.Scheme)
-		if known[id] {
+		i, again := known[id]
+		if again && !r.Began.After(rows[i].began) {
 			continue // the same secret by another name
 		}
-		known[id] = true
-		rows = append(rows, waiting{Sighting: Sighting{ID: id, Key: r.Key, Scheme: r.Scheme, Seen: version, Forced: true}, ended: r.Ended, began: r.Began})
+		if !again {
+			i = len(rows)
+			known[id], rows = i, append(rows, waiting{})
+		}
+		rows[i] = waiting{Sighting: Sighting{ID: id, Key: r.Key, Scheme: r.Scheme, Seen: version, Forced: true}, ended: r.Ended, began: r.Began}
 	}
 	if len(rows) == 0 {
 		return Coverage{State: Unknown}

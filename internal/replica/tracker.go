@@ -253,6 +253,24 @@ func (t *Tracker) Saw(k Key, scheme, version string) {
 	poked(t.poke)
 }
 
+// gone is the version in the sighting of a secret that does not exist any more or is disabled.
+// No store has such a version.
+const gone = "(gone)"
+
+// SawNone records that a read of this replica, which has just ended, found that a secret does
+// not exist or is disabled. It does not block, and writes nothing unless a replica has seen a
+// version of the secret.
+func (t *Tracker) SawNone(k Key, scheme string) {
+	id := k.id(scheme)
+	t.mu.Lock()
+	m, known := t.mirror[id]
+	w, waits := t.pending[id]
+	t.mu.Unlock()
+	if known && m.version != "" && m.version != gone || waits && w.Seen != gone {
+		t.Saw(k, scheme, gone)
+	}
+}
+
 // ReadWatched records that a read of this replica saw the version of a secret that is watched
 // here and read again after a time. The read began at readAt and has ended. next is whether
 // this replica is the one to read it next; otherwise it is another one, which has read it

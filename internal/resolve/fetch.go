@@ -173,8 +173,10 @@ func (r *Resolver) load(ctx context.Context, callers *provider.Callers, in *inte
 		e := secret.AsError(err)
 		err = e.WithCause(fmt.Errorf("%w: %w", cache.ErrOwn, e.Cause))
 	}
+	if err != nil || s != nil {
+		r.saw(in, ref, s, err)
+	}
 	if err == nil && s != nil {
-		r.saw(in, ref, s.Version)
 		r.seen(in, ref, s)
 	}
 	return s, err

@@ -15,6 +15,8 @@ type Replicas interface {
 	// Saw is called at the end of each read whose version means the same on all replicas.
 	// It must not block.
 	Saw(k replica.Key, scheme, version string)
+	// SawNone is called instead if the secret does not exist or is disabled.
+	SawNone(k replica.Key, scheme string)
 	// Confirm waits until all replicas have dropped reads that began before these.
 	Confirm(ctx context.Context, reads []replica.Read) replica.Coverage
 }
@@ -42,14 +44,26 @@ func replicaKey(in *integration.Integration, ref *secret.Ref) replica.Key {
 	return replica.Key{Integration: in.ID, Store: in.CanonicalStore(ref.Store), Name: ref.Name, Version: ref.Version}
 }
 
-// saw notes that a read has seen a version.
-func (r *Resolver) saw(in *integration.Integration, ref secret.Ref, version string) {
+// saw notes the outcome of a read. That no secret has the suffix of a reference says nothing
+// about the secret that other references mean.
+func (r *Resolver) saw(in *integration.Integration, ref secret.Ref, s *secret.Secret, err error) {
 	if r.cfg.Replicas == nil {
 		return
 	}
-	if scheme := r.schemeOf(in, ref); scheme != replica.SchemeNone {
-		r.cfg.Replicas.Saw(replicaKey(in, &ref), scheme, version)
+	scheme := r.schemeOf(in, ref)
+	switch {
+	case scheme == replica.SchemeNone:
+	case err == nil:
+		r.cfg.Replicas.Saw(replicaKey(in, &ref), scheme, s.Version)
+	case ref.Suffix == "" && isGone(err):
+		r.cfg.Replicas.SawNone(replicaKey(in, &ref), scheme)
 	}
+}
+
+// isGone reports whether an error says that a secret cannot be read by any replica.
+func isGone(err error) bool {
+	reason := secret.AsError(err).Reason
+	return reason == secret.ReasonSecretNotFound || reason == secret.ReasonSecretDisabled
 }
 
 // seen notes for the records of usage which version a secret has.

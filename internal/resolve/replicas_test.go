@@ -29,6 +29,8 @@ func (o *otherReplicas) Saw(k replica.Key, scheme, version string) {
 	o.saw = append(o.saw, strings.TrimSpace(fmt.Sprint(k.Integration, " ", k.Store, " ", k.Name, " ", version, " ", scheme)))
 }
 
+func (o *otherReplicas) SawNone(k replica.Key, scheme string) { o.Saw(k, scheme, "none") }
+
 func (o *otherReplicas) Confirm(_ context.Context, reads []replica.Read) replica.Coverage {
 	o.reads = reads
 	return replica.Coverage{State: replica.SomeReplicas, Behind: []replica.Lease{{Name: "b"}}}
@@ -73,7 +75,9 @@ func TestSharedWithReplicas(t *testing.T) {
 		{"kv1", "https://vault.example.org::kv/a", "kv1 https://vault.example.org kv/a " + version + " key 1"},
 		{"file", "file:///secrets::kv/a", ""},
 		{"generated", "https://vault.example.org::kv/a", ""},
-		{"cspi", vault + "::db-missing", ""},
+		{"cspi", vault + "::db-missing", "cspi " + vault + " db-missing none"},
+		{"kv1", "https://vault.example.org::kv/missing", "kv1 https://vault.example.org kv/missing none key 1"},
+		{"file", "file:///secrets::missing", ""},
 	} {
 		for range 2 { // the second is answered from the cache
 			_, err := b.call(worker, resolve.Request{IntegrationID: tt.id, Configs: map[string]string{"p": tt.ref}})

@@ -40,6 +40,8 @@ type confirmed struct {
 
 func (*confirmed) Saw(replica.Key, string, string) {}
 
+func (*confirmed) SawNone(replica.Key, string) {}
+
 func (c *confirmed) Confirm(_ context.Context, reads []replica.Read) replica.Coverage {
 	c.mu.Lock()
 	defer c.mu.Unlock()
