@@ -16,11 +16,12 @@
 //     request without a signature.
 //   - It only reads secrets: no writing, listing, rotating, batches, KMS or replication. A
 //     secret's denied setting simulates a policy.
-//   - Version IDs are derived from the secret's name and the version's number.
+//   - Version IDs are derived from the secret's name, the version's number and its value, so a
+//     value that is edited in place is a new version.
 //   - The queue has the operations that a receiver of events uses: receiving with long polls,
 //     deleting in batches and reading attributes. It gets the event "Secret Label Updated" if a
-//     secret has more or fewer versions than before, and no events of CloudTrail. A message has
-//     no checksum.
+//     secret has another current version than before, and no events of CloudTrail. A message
+//     has no checksum.
 //   - There is no throttling; only a region's fault setting simulates failures.
 //   - The content stays in memory: do not use real secrets.
 //

@@ -206,7 +206,7 @@ func (s *Secret) serve(w http.ResponseWriter, arn, name, version, stage string) 
 		stage = "AWSCURRENT"
 	}
 	for i, v := range s.Versions {
-		id, stages := VersionID(name, i), s.stages(i)
+		id, stages := VersionID(name, i, v.Value), s.stages(i)
 		if version != "" && version != id || stage != "" && !slices.Contains(stages, stage) {
 			continue
 		}

@@ -66,7 +66,7 @@ func (s *Server) notify(before, after *State) {
 			if old != nil {
 				was = old.Secrets[name]
 			}
-			if len(secret.Versions) > 0 && (was == nil || len(was.Versions) != len(secret.Versions) || was.Suffix != secret.Suffix) {
+			if id := secret.currentID(name); id != "" && (id != was.currentID(name) || was.Suffix != secret.Suffix) {
 				s.send(region, s.event(after.Identity.account(), region, name, secret))
 			}
 		}
@@ -82,7 +82,7 @@ func (s *Server) event(account, region, name string, secret *Secret) string {
 		"version": "0", "id": uuid(), "detail-type": "Secret Label Updated", "source": "aws.secretsmanager",
 		"account": account, "time": s.now().UTC().Format(time.RFC3339), "region": region,
 		"resources": []string{"arn:aws:secretsmanager:" + region + ":" + account + ":secret:" + name + "-" + secret.Suffix},
-		"detail":    map[string]string{"name": name, "labelUpdated": "AWSCURRENT", "versionId": VersionID(name, len(secret.Versions)-1)},
+		"detail":    map[string]string{"name": name, "labelUpdated": "AWSCURRENT", "versionId": secret.currentID(name)},
 	})
 	if err != nil {
 		panic("secretsmanager: " + err.Error()) // cannot happen: it consists of strings

@@ -74,8 +74,14 @@ func TestQueueOfFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if event.DetailType != "Secret Label Updated" || event.Source != "aws.secretsmanager" || len(event.Resources) != 1 || event.Resources[0] != arn+"-AbCdEf" ||
-		event.Detail["name"] != "db" || event.Detail["labelUpdated"] != "AWSCURRENT" || event.Detail["versionId"] != secretsmanager.VersionID("db", 2) {
+		event.Detail["name"] != "db" || event.Detail["labelUpdated"] != "AWSCURRENT" || event.Detail["versionId"] != secretsmanager.VersionID("db", 2, "two") {
 		t.Errorf("%s", *messages[0].Body)
+	}
+	write(t, path, strings.Replace(content, "VALUE", "one}, {value: edited", 1))
+	if edited := receive(t, c, 20); len(edited) != 1 || !strings.Contains(*edited[0].Body, secretsmanager.VersionID("db", 2, "edited")) {
+		t.Errorf("a value that was edited in place: %d messages", len(edited))
+	} else if _, err := c.DeleteMessageBatch(t.Context(), &sqs.DeleteMessageBatchInput{QueueUrl: aws.String(queueURL), Entries: []types.DeleteMessageBatchRequestEntry{{Id: aws.String("0"), ReceiptHandle: edited[0].ReceiptHandle}}}); err != nil {
+		t.Error(err)
 	}
 	attributes := func() map[string]string {
 		t.Helper()

@@ -3,6 +3,7 @@ package secretsmanager
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"regexp"
@@ -122,10 +123,22 @@ func (s *Secret) check(name string) error {
 	return nil
 }
 
-// VersionID returns the ID, a UUID, of the version of the secret with that index.
-func VersionID(name string, index int) string {
-	h := sha256.Sum256(fmt.Appendf(nil, "%s#%d", name, index))
-	return fmt.Sprintf("%x-%x-4%x-a%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36]
+// VersionID returns the ID, a UUID, of the version of a secret with that index and that value
+// as in the file. It depends on the value, so that a value that is edited in place is another
+// version.
+func VersionID(name string, index int, value string) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "%s#%d#%s", name, index, value))
+	id := hex.EncodeToString(h[:16])
+	return id[:8] + "-" + id[8:12] + "-4" + id[13:16] + "-a" + id[17:20] + "-" + id[20:]
+}
+
+// currentID returns the ID of the current version, "" without one.
+func (s *Secret) currentID(name string) string {
+	if s == nil || len(s.Versions) == 0 {
+		return ""
+	}
+	last := len(s.Versions) - 1
+	return VersionID(name, last, s.Versions[last].Value)
 }
 
 // stages returns the staging labels of the version with an index.

@@ -186,7 +186,7 @@ func TestRotationDates(t *testing.T) {
 		{"rotation is due", next, storeURL + "::db", next},
 		{"by ARN", next, arn, next},
 		{"rotation has failed", time.Now().Add(-time.Hour), storeURL + "::db", time.Time{}},
-		{"pinned", next, storeURL + "::db#" + secretsmanager.VersionID("db", 0), time.Time{}},
+		{"pinned", next, storeURL + "::db#" + secretsmanager.VersionID("db", 0, canary), time.Time{}},
 	} {
 		f.set(region, "db", func(s *secretsmanager.Secret) { s.NextRotation = tt.next })
 		if got := f.Fetch(s, tt.reference).ExpiresAt; !got.Equal(tt.want) {

@@ -66,7 +66,7 @@ func (w *world) put(_ testing.TB, name string, value []byte) (version string) {
 		v = secretsmanager.Version{Value: base64.StdEncoding.EncodeToString(value), Base64: true}
 	}
 	w.set(region, name, func(s *secretsmanager.Secret) {
-		version = secretsmanager.VersionID(name, len(s.Versions))
+		version = secretsmanager.VersionID(name, len(s.Versions), v.Value)
 		s.Versions = append(s.Versions, v)
 	})
 	return version

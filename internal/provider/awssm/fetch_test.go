@@ -17,7 +17,8 @@ func TestFetch(t *testing.T) {
 	arn := f.put(region, "prod/db", canary)
 	f.put("us-east-1", "prod/db", canary+" in America")
 	s := f.open(f.Config(), f.integration())
-	v1, v2 := secretsmanager.VersionID("prod/db", 0), secretsmanager.VersionID("prod/db", 1)
+	v1, v2 := secretsmanager.VersionID("prod/db", 0, canary+"-1"), secretsmanager.VersionID("prod/db", 1, canary)
+	other := secretsmanager.VersionID("prod/db", 0, canary+" in America")
 	for _, tt := range []struct{ reference, want, version string }{
 		{storeURL + "::prod/db", canary, v2},
 		{storeURL + "::prod/db#AWSCURRENT", canary, v2},
@@ -26,7 +27,7 @@ func TestFetch(t *testing.T) {
 		{arn, canary, v2},
 		{arn + "#AWSPREVIOUS", canary + "-1", v1},
 		{arn + "#" + v2, canary, v2},
-		{"https://" + otherHost + "::prod/db", canary + " in America", v1},
+		{"https://" + otherHost + "::prod/db", canary + " in America", other},
 	} {
 		got := f.Fetch(s, tt.reference)
 		if providertest.Reveal(t, got) != tt.want || got.Version != tt.version || !got.ExpiresAt.IsZero() || got.FetchedAt.IsZero() {

@@ -63,7 +63,7 @@ func TestQueue(t *testing.T) {
 	for i, m := range messages[:2] {
 		want := provider.Event{
 			Store: storeARN, Name: "prod/db", Suffix: suffix, Label: provider.AnyLabel,
-			Version: secretsmanager.VersionID("prod/db", i), Type: "Secret Label Updated", At: m.Events[0].At,
+			Version: secretsmanager.VersionID("prod/db", i, [2]string{"1", canary}[i]), Type: "Secret Label Updated", At: m.Events[0].At,
 		}
 		if len(m.Events) != 1 || m.Events[0] != want || time.Since(want.At).Abs() > time.Minute || m.Problem != "" {
 			t.Errorf("message %d: %+v", i, m)
