@@ -234,6 +234,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 		Cache:        values,
 		Audit:        records,
 		CacheTTL:     time.Duration(cfg.Cache.TTL),
+		Peek:         stores.Peek,
 		Unresponsive: stores.Unresponsive,
 		Limits: resolve.Limits{
 			MaxConfigs:        cfg.Limits.MaxConfigs,

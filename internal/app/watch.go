@@ -129,6 +129,9 @@ func newHub(cfg config.Watch, m *metrics, others *replicas, changed func(integra
 		Name: "secretbroker_watch_reads_total",
 		Help: "Reads that the broker began because a secret is watched. Some were answered from the cache.",
 	}, func() float64 { return float64(hub.Stats().Reads) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "secretbroker_watch_polls_total",
+		Help: "How often the broker has asked a store which version of a watched secret is current, without reading it (vault.events.poll).",
+	}, func() float64 { return float64(hub.Stats().Polls) }), prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "secretbroker_watch_postponed_reads_total",
 		Help: "How often this replica has postponed the next read of a watched secret because another replica had read it.",
 	}, func() float64 { return float64(hub.Stats().Postponed) }))

@@ -66,6 +66,13 @@ type Aliaser interface {
 	Canonical(store string) string
 }
 
+// PollSettings is implemented by Settings with which a store can be asked which version of a
+// secret is current.
+type PollSettings interface {
+	// PollInterval returns how often to ask while the secret is watched; 0 for never.
+	PollInterval(ref secret.Ref) time.Duration
+}
+
 // EventSettings is implemented by Settings that can configure a source of events.
 type EventSettings interface {
 	// EventSource returns a name for the source of events for people, such as the URL of a

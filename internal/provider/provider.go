@@ -24,6 +24,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -45,6 +46,18 @@ type Provider interface {
 	// Close releases connections. No Fetch may be running or follow.
 	Close() error
 }
+
+// Peeker is a Provider that can tell which version of a secret is current without reading the
+// secret.
+type Peeker interface {
+	// Peek returns the Version that Fetch would return, or another text while no version can
+	// be read. The error is a *secret.Error; ErrCannotPeek is in its chain if the store does
+	// not permit it.
+	Peek(ctx context.Context, ref secret.Ref) (state string, err error)
+}
+
+// ErrCannotPeek means that only Fetch tells which version of a secret is current.
+var ErrCannotPeek = errors.New("provider: the version can only be read")
 
 // Keeper is a Provider whose credential is lost permanently unless it is renewed in time.
 type Keeper interface {

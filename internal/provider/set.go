@@ -98,28 +98,8 @@ func (s *Set) SetVersionKey(k *VersionKey) { s.versionKey = k }
 // ReasonOverloaded if the broker does. A Fetch of a store whose circuit breaker is open
 // fails at once with ReasonStoreUnavailable.
 func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret.Ref) (*secret.Secret, error) {
-	callers := callersOf(ctx)
-	st, lim, err := s.enter(in, ref.Store, callers.charged)
-	if err != nil {
-		return nil, err
-	}
-	defer s.leave(in.ID, st, lim, callers.charged)
-	h, err := s.acquire(st, in)
-	if err != nil {
-		return nil, err
-	}
-	defer s.release(in.ID, st, h)
-	p, err := h.wait(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var sec *secret.Secret
-	err = lim.do(ctx, callers, func() (err error) {
-		release, err := s.reserve(ctx, callers.charged)
-		if err != nil {
-			return err
-		}
-		defer release()
+	err := s.do(ctx, in, ref.Store, func(p Provider) (err error) {
 		start := time.Now()
 		sec, err = p.Fetch(ctx, ref)
 		s.cfg.Observe(ctx, in.Kind, err, time.Since(start))
@@ -129,6 +109,48 @@ func (s *Set) Fetch(ctx context.Context, in *integration.Integration, ref secret
 		return nil, err
 	}
 	return s.versionKey.apply(in, ref, sec), nil
+}
+
+// Peek asks which version of a secret is current, if the Provider is a Peeker. It waits for
+// its turn like a Fetch.
+func (s *Set) Peek(ctx context.Context, in *integration.Integration, ref secret.Ref) (state string, err error) {
+	err = s.do(ctx, in, ref.Store, func(p Provider) (err error) {
+		peeker, ok := p.(Peeker)
+		if !ok {
+			return secret.Errorf(secret.ReasonInternal, "the kind of store has no other way than to read a secret").
+				WithCause(fmt.Errorf("%w: %w", errInconclusive, ErrCannotPeek))
+		}
+		state, err = peeker.Peek(ctx, ref)
+		return err
+	})
+	return state, err
+}
+
+// do calls use with the Provider of an integration when its turn at the store comes.
+func (s *Set) do(ctx context.Context, in *integration.Integration, store string, use func(Provider) error) error {
+	callers := callersOf(ctx)
+	st, lim, err := s.enter(in, store, callers.charged)
+	if err != nil {
+		return err
+	}
+	defer s.leave(in.ID, st, lim, callers.charged)
+	h, err := s.acquire(st, in)
+	if err != nil {
+		return err
+	}
+	defer s.release(in.ID, st, h)
+	p, err := h.wait(ctx)
+	if err != nil {
+		return err
+	}
+	return lim.do(ctx, callers, func() error {
+		release, err := s.reserve(ctx, callers.charged)
+		if err != nil {
+			return err
+		}
+		defer release()
+		return use(p)
+	})
 }
 
 // reserve reserves the memory of a read.

@@ -71,6 +71,9 @@ type Config struct {
 	// CacheTTL is the time for which the cache answers with values of integrations that
 	// have no time-to-live of their own.
 	CacheTTL time.Duration
+	// Peek, if not nil, returns which version of a secret is current without reading it; see
+	// provider.Set.Peek.
+	Peek func(ctx context.Context, in *integration.Integration, ref secret.Ref) (state string, err error)
 	// Unresponsive, if not nil, reports whether an integration's store is known not to
 	// respond right now, see provider.Set.Unresponsive. It must not block.
 	Unresponsive func(in *integration.Integration, store string) bool

@@ -300,6 +300,9 @@ func (r *Resolver) decideWatch(who authz.Principal, in *integration.Integration,
 	if d.Interval = interval; interval == 0 {
 		d.Interval = r.ttl(in)
 	}
+	if s, ok := in.Settings.(integration.PollSettings); ok && r.cfg.Peek != nil && versions == secret.StoreVersions {
+		d.Poll = s.PollInterval(ref)
+	}
 	return d
 }
 
@@ -318,6 +321,16 @@ func (r *Resolver) Read(ctx context.Context, caller authz.Principal, id string, 
 		maxAge = new(time.Duration)
 	}
 	return r.readVersion(ctx, caller, in, ref, maxAge, began)
+}
+
+// Peek implements watch.Peeker.
+func (r *Resolver) Peek(ctx context.Context, id string, ref secret.Ref) (state string, can bool, err error) {
+	in, err := r.cfg.Integrations.Get(id)
+	if err != nil || r.cfg.Peek == nil {
+		return "", false, err
+	}
+	state, err = r.cfg.Peek(provider.WithCallers(ctx, provider.NewCallers("")), in, ref)
+	return state, !errors.Is(err, provider.ErrCannotPeek), err
 }
 
 // readVersion gets a secret for what is known of it without its value. ok is false if only a

@@ -194,13 +194,24 @@ func (h *Hub) begin(ctx context.Context, l *lane, t *target, who authz.Principal
 		who = ""
 	}
 	fresh := again && !t.generated
+	poll := t.byClock && t.hintedAt.IsZero() && h.polls(t) && (t.expiresAt.IsZero() || now.Before(t.expiresAt))
 	t.queuedBy, t.byClock, t.hintedAt, t.running, t.startedAt = nil, false, time.Time{}, true, now
 	l.running++
-	h.stats.Reads++
+	if poll {
+		h.stats.Polls++
+	} else {
+		h.stats.Reads++
+	}
 	h.reads.Go(func() {
-		h.read(ctx, t, who, fresh)
+		read := !poll || h.pollOnce(ctx, t)
+		if read {
+			h.read(ctx, t, who, fresh)
+		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		if poll && read {
+			h.stats.Reads++
+		}
 		l.running--
 		t.running = false
 		if t.again {

@@ -48,6 +48,8 @@ type Decision struct {
 	// set if Denied and Unreadable are nil.
 	ReadRevision, Store string
 	Interval            time.Duration
+	// Poll is the time after which a Peeker is asked for the version; 0 for never.
+	Poll time.Duration
 	// Scheme is the way in which versions are computed, which Config.Share gets.
 	Scheme string
 }
@@ -98,6 +100,7 @@ func setDefault[T int | time.Duration](v *T, d T) {
 type Hub struct {
 	cfg    Config
 	reader Reader
+	peeker Peeker // nil if the Reader is none
 	rate   *rate.Limiter
 	wake   chan struct{} // of Run; capacity 1
 	opened chan struct{} // see Opened; capacity 1
@@ -162,7 +165,10 @@ func New(cfg Config) *Hub {
 
 // SetReader sets the Reader, before the Hub is used: the Reader is made from the cache,
 // which the Hub is told about.
-func (h *Hub) SetReader(r Reader) { h.reader = r }
+func (h *Hub) SetReader(r Reader) {
+	h.reader = r
+	h.peeker, _ = r.(Peeker)
+}
 
 // LimitError is the error of an Open that exceeds a limit. Setting is its name in
 // secretbroker.yaml.

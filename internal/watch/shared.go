@@ -40,7 +40,7 @@ func (h *Hub) ReadElsewhere(key cache.Key, version string, began time.Time) {
 	defer h.mu.Unlock()
 	now := time.Now()
 	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
-		if !t.postponable(version) {
+		if !t.postponable(version) || h.polls(t) {
 			continue
 		}
 		due := t.readAfter(began, t.pause(Others), now)

@@ -8,7 +8,9 @@ type Stats struct {
 	// postponed because another replica had read the secret, and Notices the number of notices
 	// by State.
 	Reads, Postponed uint64
-	Notices          [numStates]uint64
+	// Polls is the number of times that the Hub has asked a Peeker.
+	Polls   uint64
+	Notices [numStates]uint64
 }
 
 // Stats returns the current values.

@@ -40,9 +40,10 @@ type target struct {
 	queuedBy         []authz.Principal
 	byClock          bool          // the clock wants the read that waits
 	interval         time.Duration // after which it is read again
-	scheme           string        // Decision.Scheme
-	hintedAt         time.Time     // when a read was asked for that is due or waits; zero for none
-	startedAt        time.Time     // of the last read that the Hub has begun
+	poll             polling
+	scheme           string    // Decision.Scheme
+	hintedAt         time.Time // when a read was asked for that is due or waits; zero for none
+	startedAt        time.Time // of the last read that the Hub has begun
 	running          bool
 	again            bool // read again after the running read
 }
@@ -99,7 +100,8 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 		return // the read that was asked for is still to come
 	}
 	t.hintedAt = time.Time{}
-	due := t.readAfter(load.ReadAt, interval, now)
+	t.poll.refused, t.poll.outage = false, load.Err != nil && isOutage(load.Err)
+	due := h.pollDue(t, t.readAfter(load.ReadAt, interval, now), now)
 	switch {
 	case t.kept && !t.valid(now):
 		h.unkeep(t)
@@ -184,6 +186,7 @@ func (t *target) pause(turn Turn) time.Duration {
 func (h *Hub) allow(it *item, d *Decision) {
 	t := it.target
 	t.interval, t.generated, t.scheme = d.Interval, d.Generated, d.Scheme
+	t.poll.every = d.Poll
 	h.route(t, Key{t.key.Integration, d.Store, t.ref.Name, t.ref.Version})
 	if it.allowed {
 		if t.known && t.revision != d.ReadRevision { // the integration reads other stores now

@@ -56,7 +56,7 @@ var settingClasses = map[string]string{
 	"gcp.events.credential.type=metadata_server": closes, "gcp.events.credential.type=workload_identity_federation": closes, "gcp.events.credential.type=application_default": closes,
 	"gcp.events.credential.config_file": closes, "gcp.events.credential.key_file": closes,
 
-	"vault.address": byOperator, "vault.namespace": byOwner, "vault.mounts": byOwner,
+	"vault.address": byOperator, "vault.namespace": byOwner, "vault.mounts": byOwner, "vault.events.poll": byOwner,
 	"vault.auth.type=approle": byOwner, "vault.auth.type=jwt": byOwner, "vault.auth.type=cert": byOwner, "vault.auth.type=token": byOwner,
 	"vault.auth.type=kubernetes": closes,
 	"vault.auth.mount":           byOwner, "vault.auth.role": byOwner, "vault.auth.role_id": byOwner,

@@ -3,6 +3,7 @@ package kinds
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -31,6 +32,7 @@ func TestParseVault(t *testing.T) {
   ca_file: ca.pem
   dial: 10.0.0.5:8200
   private_endpoint: true
+  events: {poll: 10s}
 `
 	got := All().ParseFile("/d/f.yaml", []byte(data), sound)
 	if err := got.Faults.Err(); err != nil {
@@ -40,13 +42,36 @@ func TestParseVault(t *testing.T) {
 		Address: "https://vault.example.org:8200", Namespace: "org/team",
 		Mounts: []vaultkv.Mount{{Path: "secret", Engine: vaultkv.KV2}, {Path: "team/deep/kv", Engine: vaultkv.KV1}, {Path: "database", Engine: vaultkv.Dynamic}},
 		Auth:   vaultkv.Auth{Type: vaultkv.JWT, Mount: "ci/jwt", Role: "broker", TokenFile: "/d/jwt"},
-		CAFile: "/d/ca.pem", Dial: "10.0.0.5:8200", PrivateEndpoint: true,
+		CAFile: "/d/ca.pem", Dial: "10.0.0.5:8200", PrivateEndpoint: true, Poll: 10 * time.Second,
 	}}
 	if diff := cmp.Diff(want, got.Integration, cmpopts.IgnoreFields(integration.Integration{}, "Policy")); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff([]integration.NamedFile{{Path: "/d/ca.pem", Use: integration.UseCA}, {Path: "/d/jwt", Use: integration.UseToken}}, got.Files, cmp.AllowUnexported(integration.NamedFile{}), cmpopts.SortSlices(func(a, b integration.NamedFile) bool { return a.Path < b.Path })); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestVaultPollFacts: the policy to paste permits polls only if they are configured, and only
+// of mounts with metadata. Secrets with a version in the reference do not change.
+func TestVaultPollFacts(t *testing.T) {
+	const metadata = "path \"secret/metadata/*\" {\n  capabilities = [\"read\"]\n}"
+	for section, want := range map[string]int{"": 0, "  events: {poll: 10s}\n": 1} {
+		got := All().ParseFile("/d/f", []byte(vaultHead+"  mounts: [{path: secret, engine: kv2}, {path: kv1, engine: kv1}]\n"+vaultAuthLine+section), sound)
+		if err := got.Faults.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range got.Integration.Facts() {
+			if f.ID == "VAULT_POLICY" && (strings.Count(f.Value, metadata) != want || strings.Count(f.Value, "metadata") != want) {
+				t.Errorf("%q: %s", section, f.Value)
+			}
+		}
+		settings := got.Integration.Settings.(integration.PollSettings)
+		for name, polled := range map[string]bool{"secret/a": true, "secret/a#3": false, "kv1/a": false, "other/a": false} {
+			if d := settings.PollInterval(ref(t, "https://vault.example.org:8200::"+name)); (d > 0) != (polled && want > 0) {
+				t.Errorf("%q: %s is polled every %v", section, name, d)
+			}
+		}
 	}
 }
 
@@ -87,6 +112,10 @@ func TestParseVaultFaults(t *testing.T) {
 		"token and role":     {vaultHead + vaultRest + "  auth: {type: token, token_file: t, role: r, mount: m}\n", "7: vault.auth.mount: does not belong to the auth type token; remove it or change the type\n/d/f:7: vault.auth.role: does not belong to the auth type token; remove it or change the type"},
 		"auth mount":         {vaultHead + vaultRest + "  auth: {type: cert, certificate_file: c, mount: ../sys}\n", "7: vault.auth.mount: expected where the auth method is mounted, without auth/, such as cert"},
 		"dial":               {vaultHead + vaultRest + vaultAuthLine + "  dial: 10.0.0.5\n", "8: vault.dial: expected the address to connect to, host:port, such as 10.0.0.5:8200"},
+		"poll without unit":  {vaultHead + vaultRest + vaultAuthLine + "  events: {poll: 10}\n", `8: vault.events.poll: expected a duration with its unit, such as "30s", "5m" or "90d"`},
+		"poll too often":     {vaultHead + vaultRest + vaultAuthLine + "  events: {poll: 999ms}\n", "8: vault.events.poll: expected how often to ask for the version of a watched secret, 1s to 1h, such as 10s"},
+		"events, no poll":    {vaultHead + vaultRest + vaultAuthLine + "  events: {}\n", "8: vault.events.poll: expected how often to ask for the version of a watched secret, 1s to 1h, such as 10s"},
+		"poll without kv2":   {vaultHead + "  mounts: [{path: a, engine: kv1}]\n" + vaultAuthLine + "  events: {poll: 10s}\n", "7: vault.events: only secrets in mounts of kv2 have metadata; remove it, or add such a mount"},
 		"grant with vaults":  {vaultFull + "    vaults: [https://vault.example.org:8200]\n", `12: grants[0]: unknown setting "vaults"; known here: id, principals, stores, secrets, keys`},
 		"foreign store":      {strings.Replace(vaultFull, "stores: [https://vault.example.org:8200]", "stores: [https://other.example.org]", 1), "10: grants[0].stores[0]: not a store of the integration; add it to the integration first"},
 	} {

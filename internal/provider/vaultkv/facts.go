@@ -26,6 +26,9 @@ func (v *Settings) Facts() (f integration.Facts) {
 		}
 		f.Add("VAULT_MOUNT", "Mount", fmt.Sprintf("%s (%s)", m.Path, m.Engine))
 		rules = append(rules, fmt.Sprintf("path %q {\n  capabilities = [\"read\"]\n}", path))
+		if m.Engine == KV2 && v.Poll > 0 {
+			rules = append(rules, fmt.Sprintf("path %q {\n  capabilities = [\"read\"]\n}", m.Path+"/metadata/*"))
+		}
 	}
 	// A value with more than one line is a document to paste.
 	f.Add("VAULT_POLICY", "Policy of the role, to narrow to what the grants give", strings.Join(rules, "\n"))

@@ -65,6 +65,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.renewed(w, r)
 	case strings.HasPrefix(path, "secret/data/"):
 		f.serveKV2(w, r, "secret/"+strings.TrimPrefix(path, "secret/data/"))
+	case strings.HasPrefix(path, "secret/metadata/"):
+		f.serveMetadata(w, "secret/"+strings.TrimPrefix(path, "secret/metadata/"))
 	case strings.HasPrefix(path, "team/deep/kv/data/"):
 		f.serveKV2(w, r, "team/deep/kv/"+strings.TrimPrefix(path, "team/deep/kv/data/"))
 	case strings.HasPrefix(path, "legacy/"):
@@ -130,6 +132,21 @@ func (f *fake) serveKV2(w http.ResponseWriter, r *http.Request, path string) {
 	}
 	providertest.WriteJSON(w, status, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":0,"data":{"data":%s,"metadata":{"created_time":"2026-11-21T00:00:00.1Z","custom_metadata":null,"deletion_time":%q,"destroyed":%v,"version":%d}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}`,
 		data, v.deletionTime, v.destroyed, n))
+}
+
+// serveMetadata responds as "Read secret metadata" of the API documentation.
+func (f *fake) serveMetadata(w http.ResponseWriter, path string) {
+	all := f.secrets[path]
+	if len(all) == 0 {
+		providertest.WriteJSON(w, http.StatusNotFound, `{"errors":[]}`)
+		return
+	}
+	var versions []string
+	for i, v := range all {
+		versions = append(versions, fmt.Sprintf(`"%d":{"created_time":"2026-11-21T00:00:00.1Z","deletion_time":%q,"destroyed":%v}`, i+1, v.deletionTime, v.destroyed))
+	}
+	providertest.WriteJSON(w, http.StatusOK, fmt.Sprintf(`{"request_id":"r","lease_id":"","renewable":false,"lease_duration":0,"data":{"cas_required":false,"created_time":"2026-11-21T00:00:00.1Z","current_version":%d,"custom_metadata":{"owner":"canary-of-custom-metadata"},"delete_version_after":"0s","max_versions":0,"oldest_version":0,"updated_time":"2026-11-21T00:00:00.1Z","versions":{%s}},"wrap_info":null,"warnings":null,"auth":null,"mount_type":"kv"}`,
+		len(all), strings.Join(versions, ",")))
 }
 
 func (f *fake) serveKV1(w http.ResponseWriter, path string) {

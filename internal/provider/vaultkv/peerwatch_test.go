@@ -53,7 +53,7 @@ func newReplica(t *testing.T, p *peer, role string, ttl time.Duration) *replica 
 	values, err := cache.New(cache.Config{Loaded: r.hub.Loaded})
 	providertest.Must(t, err)
 	r.Resolver = resolve.New(resolve.Config{
-		Integrations: r, Stores: stores, Cache: values, Audit: r, CacheTTL: ttl, Hub: r.hub,
+		Integrations: r, Stores: stores, Peek: stores.Peek, Cache: values, Audit: r, CacheTTL: ttl, Hub: r.hub,
 		Versions: func(in *integration.Integration, ref secret.Ref) (secret.Versions, time.Duration) {
 			return versions(in, ref), 0
 		},
@@ -166,6 +166,61 @@ func TestPeerWatchCredential(t *testing.T) {
 	}
 	if n := a.front.requests(reads); n != 3 {
 		t.Errorf("%d credentials were created, want 3", n)
+	}
+}
+
+// TestPeerPoll: a secret whose metadata are polled is read when it has changed, and once per
+// time-to-live if the policy does not permit polls.
+func TestPeerPoll(t *testing.T) {
+	p := startPeer(t)
+	role := p.prepare("1h")
+	const metadata = `path "secret/metadata/*" { capabilities = ["read"] }`
+	p.permit(metadata)
+	p.as("POST", "secret/data/db", `{"data":{"password":"p1"}}`)
+	p.as("POST", "secret/metadata/db", `{"custom_metadata":{"owner":"canary"}}`)
+	const polls, reads = "GET secret/metadata/db", "GET secret/data/db"
+	r := newReplica(t, p, role, time.Hour)
+	settingsOf(r.in).Poll = time.Second
+	w := r.watch("secret/db", "")
+	if n := r.expect(w, watch.Current); n.Version != "1" {
+		t.Errorf("got %+v", n)
+	}
+	waitFor := func(n int) {
+		t.Helper()
+		for began := time.Now(); r.front.requests(polls) < n; <-time.After(20 * time.Millisecond) {
+			if time.Since(began) > 30*time.Second {
+				t.Fatalf("%d polls", r.front.requests(polls))
+			}
+		}
+	}
+	waitFor(3)
+	if n := r.front.requests(reads); n != 1 {
+		t.Errorf("%d reads of a secret that has not changed", n)
+	}
+	for i, change := range []struct {
+		method, path, body string
+		want               watch.State
+	}{
+		{"POST", "secret/data/db", `{"data":{"password":"p2"}}`, watch.Changed},
+		{"DELETE", "secret/data/db", "", watch.Unreadable},
+		{"POST", "secret/undelete/db", `{"versions":[2]}`, watch.Current},
+		{"DELETE", "secret/metadata/db", "", watch.Unreadable},
+	} {
+		p.as(change.method, change.path, change.body)
+		r.expect(w, change.want)
+		if n := r.front.requests(reads); n != 2+i {
+			t.Errorf("%s: %d reads", change.path, n)
+		}
+	}
+	p.permit("")
+	before := r.front.requests(polls)
+	waitFor(before + 1)
+	<-time.After(3 * time.Second)
+	if n := r.front.requests(polls) - before; n > 2 { // one may have been under way
+		t.Errorf("%d polls that were refused", n)
+	}
+	if n := r.front.requests(reads); n != 5 {
+		t.Errorf("%d reads within a time-to-live of an hour", n)
 	}
 }
 

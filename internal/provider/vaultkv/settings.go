@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/secret"
@@ -15,7 +16,7 @@ func Spec() integration.Spec {
 	return integration.Spec{
 		Kind: secret.KindHashiCorpVault, Section: "vault",
 		Mutable: []string{
-			"vault.namespace", "vault.mounts", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
+			"vault.namespace", "vault.mounts", "vault.events.poll", "vault.auth.mount", "vault.auth.role", "vault.auth.role_id",
 			"vault.auth.type=approle", "vault.auth.type=cert", "vault.auth.type=jwt", "vault.auth.type=token",
 		},
 		// The credential is sent to this address.
@@ -73,6 +74,21 @@ type Settings struct {
 	Dial string
 	// PrivateEndpoint permits the server's name to resolve to a private address.
 	PrivateEndpoint bool
+	// Poll is how often the metadata of watched KV version 2 secrets is read; 0 for never.
+	Poll time.Duration
+}
+
+// PollInterval implements integration.PollSettings.
+func (v *Settings) PollInterval(ref secret.Ref) time.Duration {
+	if v.Poll == 0 || ref.Version != "" {
+		return 0
+	}
+	for _, m := range v.Mounts {
+		if m.Engine == KV2 && strings.HasPrefix(ref.Name, m.Path+"/") {
+			return v.Poll
+		}
+	}
+	return 0
 }
 
 // StoreNames returns the store that references name, in canonical form.
@@ -150,8 +166,16 @@ func (v *Settings) List() []integration.Setting {
 			{Name: "vault.ca_file", Value: integration.IfFile(v.CAFile)},
 			{Name: "vault.dial", Value: v.Dial},
 			{Name: "vault.private_endpoint", Value: integration.IfSet(v.PrivateEndpoint)},
+			{Name: "vault.events.poll", Value: interval(v.Poll)},
 		},
 	)
+}
+
+func interval(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return integration.FormatDuration(d)
 }
 
 type section struct {
@@ -162,7 +186,18 @@ type section struct {
 	CAFile          string         `yaml:"ca_file"`
 	Dial            string         `yaml:"dial"`
 	PrivateEndpoint bool           `yaml:"private_endpoint"`
+	Events          eventsSection  `yaml:"events"`
 }
+
+type eventsSection struct {
+	Poll strictyaml.Duration `yaml:"poll"`
+}
+
+// The bounds of vault.events.poll.
+const (
+	minPoll = time.Second
+	maxPoll = time.Hour
+)
 
 type mountSection struct {
 	Path   string `yaml:"path"`
@@ -199,6 +234,15 @@ func (p parser) settings(s *section) *Settings {
 	v.Mounts = p.mounts(s.Mounts)
 	v.Auth = p.auth(s.Auth)
 	v.CAFile = p.File("vault.ca_file", s.CAFile, integration.UseCA)
+	if p.Has("vault.events") {
+		v.Poll = time.Duration(s.Events.Poll)
+		if !p.Has("vault.events.poll") || v.Poll < minPoll || v.Poll > maxPoll {
+			p.Fault("vault.events.poll", "expected how often to ask for the version of a watched secret, 1s to 1h, such as 10s")
+		}
+		if !slices.ContainsFunc(v.Mounts, func(m Mount) bool { return m.Engine == KV2 }) {
+			p.Fault("vault.events", "only secrets in mounts of kv2 have metadata; remove it, or add such a mount")
+		}
+	}
 	if v.Dial = s.Dial; s.Dial != "" {
 		if !integration.ValidAddress(s.Dial) {
 			p.Fault("vault.dial", "expected the address to connect to, host:port, such as 10.0.0.5:8200")

@@ -18,7 +18,8 @@ import (
 var _ provider.Validator = (*store)(nil)
 
 // Validate implements provider.Validator. It logs in, and then asks the server for
-// each mount what the token may do there, which reads nothing. If the server does not
+// each mount what the token may do there, which reads nothing, also for the metadata that
+// is polled. If the server does not
 // answer that, Validate reads a secret that does not exist from a KV mount. It reads
 // nothing from another engine, because that would generate a credential.
 func (s *store) Validate(ctx context.Context) []provider.Step {
@@ -31,12 +32,18 @@ func (s *store) Validate(ctx context.Context) []provider.Step {
 		steps := []provider.Step{{Step: provider.StepLogin, Err: secret.AsError(err)}}
 		for _, m := range s.vault.Mounts {
 			steps = append(steps, provider.Step{Step: provider.StepReadStore, Store: m.Path, Skipped: true})
+			if m.Engine == KV2 && s.vault.Poll > 0 {
+				steps = append(steps, provider.Step{Step: provider.StepEvents, Store: m.Path + "/metadata", Skipped: true})
+			}
 		}
 		return steps
 	}
 	steps := []provider.Step{step}
 	for _, m := range s.vault.Mounts {
 		steps = append(steps, s.validateMount(ctx, ses, m))
+		if m.Engine == KV2 && s.vault.Poll > 0 {
+			steps = append(steps, s.validatePoll(ctx, ses, m))
+		}
 	}
 	return steps
 }
@@ -131,6 +138,30 @@ func (s *store) validatePattern(ctx context.Context, ses *session, m Mount, patt
 	return step
 }
 
+// validatePoll checks whether the token may read the metadata of secrets in a mount, by the
+// first name or pattern of the grants.
+func (s *store) validatePoll(ctx context.Context, ses *session, m Mount) provider.Step {
+	step := provider.Step{Step: provider.StepEvents, Store: m.Path + "/metadata"}
+	names, patterns := provider.Granted(s.in, func(r authz.Rule) bool { return strings.HasPrefix(r.Secret, m.Path+"/") })
+	name := provider.MissingBelow(append(patterns, m.Path+"/*")[0])
+	if len(names) > 0 {
+		name = names[0]
+	}
+	path := m.Path + "/metadata/" + strings.TrimPrefix(name, m.Path+"/")
+	may, known := s.may(ctx, ses, path)
+	switch {
+	case known && may:
+		step.Found = foundGranted
+	case known && len(names) > 0:
+		step.Err = secret.Errorf(secret.ReasonStoreAccessDenied,
+			"no policy of the token grants the capability \"read\" on %s in Vault %s, so vault.events.poll has no effect and watched secrets are read once per time-to-live; add it to a policy of its role, or remove the setting", path, s.host)
+	default:
+		step.Unchecked = true
+		step.Found = fmt.Sprintf("unknown: whether the token may read metadata below %s/metadata/ can be checked only if it may query its capabilities, and if the policy is for all of it or a grant has an exact name", m.Path)
+	}
+	return step
+}
+
 // apiPath returns the path of a secret in the server's API and policies.
 func apiPath(m Mount, name string) string {
 	if m.Engine == KV2 {
@@ -143,7 +174,11 @@ func apiPath(m Mount, name string) string {
 // server does not answer that. Source: the API's "POST /sys/capabilities-self", which
 // the policy named default permits.
 func (s *store) mayRead(ctx context.Context, ses *session, m Mount, name string) (may, known bool) {
-	path := apiPath(m, name)
+	return s.may(ctx, ses, apiPath(m, name))
+}
+
+// may is mayRead for a path of the server's API.
+func (s *store) may(ctx context.Context, ses *session, path string) (may, known bool) {
 	a, err := s.client.do(ctx, http.MethodPost, ses.token, "sys/capabilities-self", "", map[string][]string{"paths": {path}})
 	if err != nil {
 		return false, false

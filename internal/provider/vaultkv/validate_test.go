@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/secretbroker/secretbroker/internal/provider/providertest"
 )
@@ -75,6 +76,41 @@ func TestValidate(t *testing.T) {
 				t.Errorf("%d reads, want %d", reads, tt.reads)
 			}
 		})
+	}
+}
+
+// TestValidatePoll: the metadata of a mount of kv2 needs a capability of its own if it is
+// polled.
+func TestValidatePoll(t *testing.T) {
+	for _, tt := range []struct {
+		grant    string
+		policies map[string][]string
+		id, want string
+	}{
+		{"secret/db", map[string][]string{"": {"read"}}, secretID, "login ok, read secret ok, events of secret/metadata ok"},
+		{"secret/db", map[string][]string{"secret/data/db": {"read"}}, secretID, "login ok, read secret ok, events of secret/metadata STORE_ACCESS_DENIED"},
+		{"secret/team/*", map[string][]string{"secret/data/": {"read"}, "secret/metadata/team/": {"read"}}, secretID, "login ok, read secret ok, events of secret/metadata ok"},
+		{"secret/team/*", map[string][]string{"secret/data/": {"read"}}, secretID, "login ok, read secret ok, events of secret/metadata unchecked"},
+		{"secret/team/*", nil, secretID, "login ok, read secret ok, events of secret/metadata unchecked"},
+		{"secret/db", nil, "wrong", "login STORE_AUTHENTICATION_FAILED, read secret skipped, events of secret/metadata skipped"},
+	} {
+		v := newFake()
+		f := newFront(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch path := strings.TrimPrefix(r.URL.Path, "/v1/"); {
+			case path == "sys/capabilities-self" && tt.policies != nil:
+				answerCapabilities(t, w, r, tt.policies)
+			case strings.HasPrefix(path, "secret/metadata/"):
+				t.Error("metadata were read")
+			default:
+				v.ServeHTTP(w, r)
+			}
+		}))
+		in := f.integration(t, roleID, tt.id)
+		settingsOf(in).Mounts, settingsOf(in).Poll = settingsOf(in).Mounts[:1], time.Second
+		providertest.Grant(t, Spec(), in, `vault: {address: "`+address+`", mounts: [{path: secret, engine: kv2}], auth: {type: token}}`, []string{tt.grant})
+		if got := providertest.Steps(f.open(t, f.Config(), in).Validate(t.Context())); got != tt.want {
+			t.Errorf("%s, %v:\n got %s\nwant %s", tt.grant, tt.policies, got, tt.want)
+		}
 	}
 }
 

@@ -68,11 +68,13 @@ type store struct {
 	logins *logins
 	leases *leases
 	tasks  *task.Group
+	denied pollDenials
 }
 
 var (
 	_ provider.Provider = (*store)(nil)
 	_ provider.Keeper   = (*store)(nil)
+	_ provider.Peeker   = (*store)(nil)
 )
 
 func open(ctx context.Context, cfg provider.Config, in *integration.Integration) (*store, error) {
@@ -178,16 +180,9 @@ func (s *store) mountOf(name string) (mount Mount, path string, ok bool) {
 // read reads a path and converts the response to a secret. If the server refuses the
 // token, read replaces it and tries again, once.
 func (s *store) read(ctx context.Context, path, query string, make func(*answer, *session) (*secret.Secret, error)) (*secret.Secret, error) {
-	ses, err := s.logins.session(ctx)
-	if err != nil {
+	a, ses, err := s.get(ctx, path, query)
+	if err != nil && ses == nil {
 		return nil, err
-	}
-	a, err := s.client.read(ctx, ses.token, path, query)
-	if isDenied(err) && s.logins.refuses(ctx, ses) {
-		if ses, err = s.logins.session(ctx); err != nil {
-			return nil, err
-		}
-		a, err = s.client.read(ctx, ses.token, path, query)
 	}
 	if isDenied(err) && ses.unproven {
 		return nil, storeerror.Setup("Vault %s refuses the token in vault.auth.token_file, both for the secret and for a token lookup: the token has expired or is not valid; replace it", s.host)
@@ -197,6 +192,24 @@ func (s *store) read(ctx context.Context, path, query string, make func(*answer,
 	}
 	defer a.wipe()
 	return make(a, ses)
+}
+
+// get requests a path with the session that it returns. If there is none, the error is a
+// *secret.Error.
+func (s *store) get(ctx context.Context, path, query string) (*answer, *session, error) {
+	ses, err := s.logins.session(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := s.client.read(ctx, ses.token, path, query)
+	if !isDenied(err) || !s.logins.refuses(ctx, ses) {
+		return a, ses, err
+	}
+	if ses, err = s.logins.session(ctx); err != nil {
+		return nil, nil, err
+	}
+	a, err = s.client.read(ctx, ses.token, path, query)
+	return a, ses, err
 }
 
 // Keeps reports whether the integration uses a Vault token from a file. Such a token
