@@ -38,7 +38,9 @@ func (r *replica) Get(id string) (*integration.Integration, error) {
 
 func (r *replica) List() []*integration.Integration { return nil }
 
-func (*replica) Begin([]audit.Event) (audit.Receipt, error) { return audit.Receipt{}, nil }
+func (*replica) Begin([]audit.Event) (audit.Receipt, audit.Position, error) {
+	return audit.Receipt{}, audit.Position{}, nil
+}
 
 // newReplica returns a replica that reads the server until the test ends.
 func newReplica(t *testing.T, p *peer, role string, ttl time.Duration) *replica {
