@@ -218,6 +218,8 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	}
 	uses := usage.New(usage.Config{Store: integrations.usage, Replica: replicaName(cfg.Listen), Logger: log})
 	m.watchUsage(uses, integrations)
+	outdated := &outdatedUses{integrations: integrations, log: log}
+	m.watchOutdated(outdated)
 
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {
@@ -347,6 +349,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.run("restores", func(ctx context.Context) error { return integrations.watchRestores(ctx, auditLog) })
 	parts.run("usage", uses.Run)
 	parts.run("usage database", integrations.runUsage)
+	parts.run("outdated uses", outdated.run)
 	parts.run("tracing", traces.run)
 	parts.run("signals", func(ctx context.Context) error {
 		return onHangup(ctx, log, proc.hangups, manager, []reload{

@@ -29,14 +29,19 @@ const (
 )
 
 func newConvertCommand() *cobra.Command {
-	var file, to, alias string
+	var (
+		file, to, alias string
+		label           bool
+	)
 	cmd := &cobra.Command{
 		Use:   "convert --file FILE",
 		Short: "Convert a connector between secret.manager properties and placeholders",
 		Long: `Convert the JSON of one connector. A connector with secret.manager properties, as
 Confluent Cloud takes them, becomes one with placeholders
 ${secretbroker:INTEGRATION:REFERENCE}, which the broker's config provider resolves
-in a worker of Kafka Connect. --to secret-manager converts it back.
+in a worker of Kafka Connect. --to secret-manager converts it back. With --label the
+placeholders also name the connector, ${secretbroker:INTEGRATION/CONNECTOR:REFERENCE},
+so that "secretbroker usage" distinguishes it from other connectors of the worker.
 
 The command writes the new configuration to standard output and keeps the order and
 the text of all other properties. It reads no secret and needs no broker. It fails
@@ -52,7 +57,10 @@ the file is invalid.`,
 			if to != toPlaceholders && to != toManaged {
 				return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("--to: expected %s or %s", toPlaceholders, toManaged)}
 			}
-			out, changed, err := convert(file, to, alias)
+			if label && to == toManaged {
+				return &exit.Error{Code: exit.Usage, Err: errors.New("--label: only placeholders name the connector; leave it out")}
+			}
+			out, changed, err := convert(file, to, alias, label)
 			if err != nil {
 				return &exit.Error{Code: exit.Usage, Err: fmt.Errorf("%s: %w", file, err)}
 			}
@@ -66,13 +74,14 @@ the file is invalid.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON of one connector; - is standard input (required)")
 	cmd.Flags().StringVar(&to, "to", toPlaceholders, "the new form: placeholders, secret-manager")
 	cmd.Flags().StringVar(&alias, "alias", defaultAliases[0], "name of the broker's config provider in the worker's configuration")
+	cmd.Flags().BoolVar(&label, "label", false, "let the placeholders name the connector, by its name in the file")
 	_ = cmd.MarkFlagRequired("file")         // the flag exists
 	_ = cmd.MarkFlagFilename("file", "json") // the flag exists
 	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{toPlaceholders, toManaged}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-func convert(file, to, alias string) (out []byte, changed bool, err error) {
+func convert(file, to, alias string, label bool) (out []byte, changed bool, err error) {
 	data, err := readRegular(file)
 	if err != nil {
 		return nil, false, err
@@ -83,7 +92,7 @@ func convert(file, to, alias string) (out []byte, changed bool, err error) {
 			return string(ref.Kind), faultOfReference(err)
 		})
 	}
-	return connectorfile.ToPlaceholders(data, alias, func(reference string) error {
+	return connectorfile.ToPlaceholders(data, alias, label, func(reference string) error {
 		_, err := secret.ParseRef(reference)
 		return faultOfReference(err)
 	})

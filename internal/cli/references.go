@@ -34,7 +34,8 @@ type referenceSet struct {
 // sorted by integration; none if the configuration has no references. The references are
 //
 //   - with secret.manager properties, the configs that these list;
-//   - the placeholders ${ALIAS:INTEGRATION:REFERENCE} in all properties;
+//   - the placeholders ${ALIAS:INTEGRATION:REFERENCE} in all properties, which may name the
+//     connector as ${ALIAS:INTEGRATION/CONNECTOR:REFERENCE};
 //   - without either, the values that are references, which belong to --integration.
 //
 // Everything else may be confidential and is not sent.
@@ -91,6 +92,9 @@ func (q *question) placeholders(c connectorfile.Connector) []referenceSet {
 				line: func(config string) int { return lines[config] },
 			}
 			byIntegration[p.Integration] = set
+		}
+		if p.Fault == "" && p.Connector != "" && c.Name != "" && p.Connector != c.Name {
+			p.Fault = "the placeholder names another connector than the configuration; write the connector's own name, or none"
 		}
 		if p.Fault != "" {
 			set.faults = append(set.faults, client.ConfigError{Config: name, Reason: client.ReasonInvalidReference, Message: p.Fault})

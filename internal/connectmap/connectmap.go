@@ -10,7 +10,6 @@ package connectmap
 import (
 	"cmp"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -113,13 +112,7 @@ func (b *builder) own() {
 			continue
 		}
 		// ${secretbroker:INTEGRATION/CONNECTOR:REFERENCE}
-		integration, label, labelled := strings.Cut(p.Integration, "/")
-		label, err := url.PathUnescape(label)
-		if err != nil || labelled && label == "" {
-			b.fault(p.Property, "the connector after the integration in the placeholder is empty or not percent-encoded")
-			continue
-		}
-		b.use(p.Property, integration, label, p.Reference, FormPlaceholder)
+		b.use(p.Property, p.Integration, p.Connector, p.Reference, FormPlaceholder)
 	}
 	for _, p := range b.file.ManagedReferences() {
 		if p.Fault != "" {
@@ -134,7 +127,7 @@ func (b *builder) own() {
 func (b *builder) others() {
 	for i := range b.cluster.OtherProviders {
 		provider := &b.cluster.OtherProviders[i]
-		for _, p := range b.file.Placeholders(provider.Alias) {
+		for _, p := range b.file.RawPlaceholders(provider.Alias) {
 			reference, fault := referenceOf(provider, p.Integration, p.Reference)
 			if p.Fault != "" {
 				fault = "a placeholder of " + provider.Alias + " cannot be interpreted: expected ${" + provider.Alias + ":PATH:KEY}"

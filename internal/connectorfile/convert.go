@@ -18,10 +18,11 @@ const (
 
 // ToPlaceholders converts the JSON of one connector that has secret.manager properties to
 // one with placeholders ${alias:INTEGRATION:REFERENCE}, as workers of Kafka Connect resolve
-// them. Everything else keeps its order and its text. check returns what is wrong with a
+// them. If labelled, they also name the connector: ${alias:INTEGRATION/CONNECTOR:REFERENCE}.
+// Everything else keeps its order and its text. check returns what is wrong with a
 // reference; its error must not quote the reference. changed is false, and the result is
 // data, if the connector has no secret.manager properties. The error is an *Error.
-func ToPlaceholders(data []byte, alias string, check func(reference string) error) (out []byte, changed bool, err error) {
+func ToPlaceholders(data []byte, alias string, labelled bool, check func(reference string) error) (out []byte, changed bool, err error) {
 	doc, err := newEditedJSON(data)
 	if err != nil {
 		return nil, false, err
@@ -35,7 +36,7 @@ func ToPlaceholders(data []byte, alias string, check func(reference string) erro
 		return nil, false, faultf(c.Line(managerEnabled), "%s must be true or false", managerEnabled)
 	}
 	if enabled == "true" {
-		if err := doc.insertPlaceholders(alias, check); err != nil {
+		if err := doc.insertPlaceholders(alias, labelled, check); err != nil {
 			return nil, false, err
 		}
 	}
@@ -53,8 +54,16 @@ func isManager(name string) bool {
 }
 
 // insertPlaceholders replaces the references of the configs that the connector lists.
-func (d *editedJSON) insertPlaceholders(alias string, check func(string) error) error {
+func (d *editedJSON) insertPlaceholders(alias string, labelled bool, check func(string) error) error {
 	c := d.connector
+	label := ""
+	if labelled {
+		encoded, ok := encodeLabel(c.Name)
+		if !ok {
+			return faultf(0, "the placeholders cannot name the connector: its name is missing, longer than 256 bytes or contains a control character")
+		}
+		label = "/" + encoded
+	}
 	for _, p := range c.ManagedReferences() {
 		if p.Fault != "" {
 			return faultf(p.Line, "%s", p.Fault)
@@ -65,7 +74,7 @@ func (d *editedJSON) insertPlaceholders(alias string, check func(string) error) 
 		if err := check(p.Reference); err != nil {
 			return faultf(p.Line, "the value of %q is not a reference: %v", p.Property, err)
 		}
-		d.values[p.Property] = new("${" + alias + ":" + p.Integration + ":" + p.Reference + "}")
+		d.values[p.Property] = new("${" + alias + ":" + p.Integration + label + ":" + p.Reference + "}")
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func accept(string) error { return nil }
 func azure(string) (string, error) { return "AZURE_KEY_VAULT", nil }
 
 func TestConvert(t *testing.T) {
-	out, changed, err := ToPlaceholders([]byte(managed), "secretbroker", accept)
+	out, changed, err := ToPlaceholders([]byte(managed), "secretbroker", false, accept)
 	const want = `{
   "name": "orders",
   "config": {
@@ -55,16 +55,33 @@ func TestConvert(t *testing.T) {
 	}
 }
 
+// TestConvertWithLabel: the placeholders name the connector, and the way back removes it.
+func TestConvertWithLabel(t *testing.T) {
+	text := strings.Replace(managed, `"orders"`, `"orders/sink: 1}"`, 1)
+	out, changed, err := ToPlaceholders([]byte(text), "broker", true, accept)
+	if err != nil || !changed || !strings.Contains(string(out), "${broker:cspi/orders%2Fsink%3A%201%7D:https://v.vault.azure.net::u}") {
+		t.Fatalf("%v, %v\n%s", changed, err, out)
+	}
+	if back, changed, err := ToManaged(out, []string{"broker"}, azure); err != nil || !changed || !strings.Contains(string(back), `"secret.manager.provider.integration.id": "cspi"`) {
+		t.Errorf("%v, %v\n%s", changed, err, back)
+	}
+	for _, name := range []string{"", `a\nb`, strings.Repeat("x", 257)} {
+		if _, _, err := ToPlaceholders([]byte(strings.Replace(managed, `"orders"`, `"`+name+`"`, 1)), "broker", true, accept); err == nil || !strings.Contains(err.Error(), "cannot name the connector") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 // convert-bool: a boolean and other spellings of true must not leave the reference behind
 // as the literal password.
 func TestConvertEnabled(t *testing.T) {
 	for _, enabled := range []string{`true`, `"TRUE"`, `"True"`} {
-		out, changed, err := ToPlaceholders([]byte(strings.Replace(managed, `"true"`, enabled, 1)), "broker", accept)
+		out, changed, err := ToPlaceholders([]byte(strings.Replace(managed, `"true"`, enabled, 1)), "broker", false, accept)
 		if err != nil || !changed || !strings.Contains(string(out), "${broker:cspi:https://v.vault.azure.net::u}") || strings.Contains(string(out), "secret.manager") {
 			t.Errorf("%s: %v, %v\n%s", enabled, changed, err, out)
 		}
 	}
-	out, changed, err := ToPlaceholders([]byte(strings.Replace(managed, `"true"`, "false", 1)), "broker", accept)
+	out, changed, err := ToPlaceholders([]byte(strings.Replace(managed, `"true"`, "false", 1)), "broker", false, accept)
 	if err != nil || !changed || strings.Contains(string(out), "${") || strings.Contains(string(out), "secret.manager") || !json.Valid(out) {
 		t.Errorf("false: %v, %v\n%s", changed, err, out)
 	}
@@ -96,7 +113,7 @@ func TestConvertRefuses(t *testing.T) {
 		"a list as a value":   {replace("1.50", "[]"), "expected text", 4},
 		"properties, no JSON": {"a=1", "expected a JSON object", 1},
 	} {
-		_, _, err := ToPlaceholders([]byte(tt.text), "broker", func(s string) error {
+		_, _, err := ToPlaceholders([]byte(tt.text), "broker", false, func(s string) error {
 			if s == "canary" {
 				return errors.New("it is odd")
 			}
@@ -135,7 +152,7 @@ func TestConvertBackRefuses(t *testing.T) {
 
 func TestNothingToConvert(t *testing.T) {
 	const text = `{"a": "${file:/x:y}"}`
-	out, changed, err := ToPlaceholders([]byte(text), "broker", accept)
+	out, changed, err := ToPlaceholders([]byte(text), "broker", false, accept)
 	if string(out) != text || changed || err != nil {
 		t.Errorf("%s %v %v", out, changed, err)
 	}

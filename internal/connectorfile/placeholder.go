@@ -2,9 +2,12 @@ package connectorfile
 
 import (
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // placeholder is Kafka's pattern of a placeholder, ${provider:path:key} or ${provider:key}.
@@ -17,12 +20,15 @@ type Placeholder struct {
 	Property string
 	// Integration and Reference are the parts as they are written.
 	Integration, Reference string
+	// Connector is the decoded name of the connector behind the integration, "" if there is
+	// none.
+	Connector string
 	// Whole says that the value is the placeholder and nothing else.
 	Whole bool
 	// Line is the line of the property in the file, counted from 1.
 	Line int
 	// Fault is what is wrong with the placeholder, "" if nothing. It quotes nothing. With a
-	// fault, Integration, Reference and Whole are zero.
+	// fault, Integration, Connector, Reference and Whole are zero.
 	Fault string
 }
 
@@ -30,6 +36,29 @@ type Placeholder struct {
 // property and place. Aliases are the names under which workers know the broker's config
 // provider. Placeholders of other providers are skipped.
 func (c Connector) Placeholders(aliases ...string) []Placeholder {
+	found := c.RawPlaceholders(aliases...)
+	for i := range found {
+		p := &found[i]
+		integration, label, labelled := strings.Cut(p.Integration, "/")
+		if !labelled {
+			continue
+		}
+		name, fault := decodeLabel(label)
+		if integration == "" {
+			fault = "the placeholder names no integration; write ${ALIAS:INTEGRATION/CONNECTOR:REFERENCE}"
+		}
+		if fault != "" {
+			*p = Placeholder{Property: p.Property, Line: p.Line, Fault: fault}
+			continue
+		}
+		p.Integration, p.Connector = integration, name
+	}
+	return found
+}
+
+// RawPlaceholders is Placeholders for config providers of others: Integration is the whole
+// path of a placeholder.
+func (c Connector) RawPlaceholders(aliases ...string) []Placeholder {
 	var found []Placeholder
 	for _, property := range slices.Sorted(maps.Keys(c.Configs)) {
 		for _, p := range placeholdersOf(c.Configs[property], aliases) {
@@ -38,6 +67,38 @@ func (c Connector) Placeholders(aliases ...string) []Placeholder {
 		}
 	}
 	return found
+}
+
+// maxConnector is the maximum length of a connector's name that the broker accepts, in bytes.
+const maxConnector = 256
+
+// decodeLabel returns the name of the connector in a placeholder, which is percent-encoded, or
+// what is wrong with it. The config provider for Kafka Connect follows the same rules.
+func decodeLabel(label string) (name, fault string) {
+	if strings.Contains(label, "/") {
+		return "", "the connector behind the / of the placeholder contains another /; write %2F for a / in its name"
+	}
+	name, err := url.PathUnescape(label)
+	switch {
+	case err != nil || !utf8.ValidString(name):
+		return "", "the connector behind the / of the placeholder is not percent-encoded UTF-8; write %25 for a % in its name"
+	case name == "":
+		return "", "the connector behind the / of the placeholder is empty; write its name, or leave out the /"
+	case len(name) > maxConnector:
+		return "", "the connector behind the / of the placeholder is longer than 256 bytes"
+	case strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }):
+		return "", "the connector behind the / of the placeholder contains a control character"
+	}
+	return name, ""
+}
+
+// encodeLabel returns a connector's name as a placeholder has it, or false if it cannot have
+// it.
+func encodeLabel(name string) (label string, ok bool) {
+	// Kafka ends a path at a colon and a placeholder at a brace; the rest is for readers.
+	label = strings.ReplaceAll(url.PathEscape(name), ":", "%3A")
+	decoded, fault := decodeLabel(label)
+	return label, fault == "" && decoded == name
 }
 
 func placeholdersOf(value string, aliases []string) []Placeholder {

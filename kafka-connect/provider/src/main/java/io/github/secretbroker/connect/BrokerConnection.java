@@ -107,8 +107,8 @@ final class BrokerConnection implements AutoCloseable {
    *
    * @throws BrokerException if a reference could not be resolved
    */
-  Answer resolve(String integration, List<String> references) throws BrokerException {
-    return resolve(request(integration, references, settings.maxAge()), deadline());
+  Answer resolve(Target target, List<String> references) throws BrokerException {
+    return resolve(request(target, references, settings.maxAge()), deadline());
   }
 
   /**
@@ -117,10 +117,10 @@ final class BrokerConnection implements AutoCloseable {
    * @param maxAge the maximum age of values, counted from their read; null for any
    * @param since by a broker's clock, from a notice; null for any
    */
-  Answer resolveSince(String integration, List<String> references, java.time.Duration maxAge, Timestamp since)
+  Answer resolveSince(Target target, List<String> references, java.time.Duration maxAge, Timestamp since)
       throws BrokerException {
     long end = deadline();
-    ResolveRequest request = request(integration, references, maxAge);
+    ResolveRequest request = request(target, references, maxAge);
     if (since == null) {
       return resolve(request, end);
     }
@@ -132,7 +132,7 @@ final class BrokerConnection implements AutoCloseable {
       }
       // The clock of the broker is behind that of the one that sent the notice. A read of the store now is
       // as good.
-      return resolve(request(integration, references, java.time.Duration.ZERO), end);
+      return resolve(request(target, references, java.time.Duration.ZERO), end);
     }
   }
 
@@ -197,10 +197,10 @@ final class BrokerConnection implements AutoCloseable {
    * Like the other method, for the configuration of the process itself, which ends if this method
    * throws. Waits longer for a broker, and for a store.
    */
-  Answer resolveAtStartup(String integration, List<String> references) throws BrokerException {
+  Answer resolveAtStartup(Target target, List<String> references) throws BrokerException {
     long began = System.nanoTime();
     long most = Math.max(settings.startupTimeout().toNanos(), settings.timeout().toNanos());
-    Call call = new Call(request(integration, references, settings.maxAge()), began + most);
+    Call call = new Call(request(target, references, settings.maxAge()), began + most);
     call.startup = true;
     outage.arrive(began);
     return resolve(call, began);
@@ -273,8 +273,9 @@ final class BrokerConnection implements AutoCloseable {
   }
 
   /** Returns the request for these references, with the names k0, k1 and so on. */
-  static ResolveRequest request(String integration, List<String> references, java.time.Duration maxAge) {
-    ResolveRequest.Builder request = ResolveRequest.newBuilder().setIntegrationId(integration).setAllowPartial(true);
+  static ResolveRequest request(Target target, List<String> references, java.time.Duration maxAge) {
+    ResolveRequest.Builder request =
+        ResolveRequest.newBuilder().setIntegrationId(target.integration()).setConnector(target.connector()).setAllowPartial(true);
     for (int i = 0; i < references.size(); i++) {
       request.putConfigs("k" + i, references.get(i));
     }

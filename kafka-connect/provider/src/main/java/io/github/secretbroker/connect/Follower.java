@@ -106,21 +106,21 @@ final class Follower implements AutoCloseable {
 
   /** References of one integration that a subscriber follows, until it closes this. */
   final class Subscription implements AutoCloseable {
-    private final String integration;
+    private final Target target;
     private final List<String> names;
     private final List<String> versions; // that the subscriber has; empty if none is known
     private final Listener listener;
     private boolean ended;
 
-    private Subscription(String integration, List<String> names, List<String> versions, Listener listener) {
-      this.integration = integration;
+    private Subscription(Target target, List<String> names, List<String> versions, Listener listener) {
+      this.target = target;
       this.names = names;
       this.versions = new ArrayList<>(versions);
       this.listener = listener;
     }
 
     private WatchSet set() {
-      WatchSet.Builder set = WatchSet.newBuilder().setIntegrationId(integration);
+      WatchSet.Builder set = WatchSet.newBuilder().setIntegrationId(target.integration()).setConnector(target.connector());
       for (int i = 0; i < names.size(); i++) {
         set.putConfigs("k" + i, names.get(i));
         if (!versions.get(i).isEmpty()) {
@@ -173,12 +173,12 @@ final class Follower implements AutoCloseable {
    * @param versions those that the subscriber has, in the order of the references; "" for none
    * @return null if the connection follows too many references already
    */
-  Subscription follow(String integration, List<String> names, List<String> versions, Listener listener) {
+  Subscription follow(Target target, List<String> names, List<String> versions, Listener listener) {
     if (references.addAndGet(names.size()) > MAX_REFERENCES) {
       references.addAndGet(-names.size());
       return null;
     }
-    Subscription subscription = new Subscription(integration, List.copyOf(names), versions, listener);
+    Subscription subscription = new Subscription(target, List.copyOf(names), versions, listener);
     thread.execute(() -> {
       subscriptions.add(subscription);
       open(COLLECT_MS);
@@ -321,7 +321,7 @@ final class Follower implements AutoCloseable {
       this.link = link;
       this.sets = sets;
       // A stream for several integrations goes to the broker of the first one.
-      call = balanced.apply(link, sets.get(0).integration).newCall(WATCH, CallOptions.DEFAULT.withDeadlineAfter(LIFETIME_SECONDS, TimeUnit.SECONDS));
+      call = balanced.apply(link, sets.get(0).target.integration()).newCall(WATCH, CallOptions.DEFAULT.withDeadlineAfter(LIFETIME_SECONDS, TimeUnit.SECONDS));
       timeout = thread.schedule(() -> Follower.this.timeout(this), completeMs, TimeUnit.MILLISECONDS);
     }
 

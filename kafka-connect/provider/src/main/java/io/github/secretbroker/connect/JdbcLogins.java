@@ -23,7 +23,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   private static final Logger LOG = LoggerFactory.getLogger(JdbcLogins.class);
 
   private final BrokerConnection broker;
-  private final String integration;
+  private final Target target;
   private final List<String> references;
 
   private Follower.Subscription subscription; // null before the first login
@@ -36,14 +36,14 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   private boolean renewing; // renew is running
 
   /** @param broker is closed by {@link #close} */
-  JdbcLogins(BrokerConnection broker, String integration, List<String> references) {
+  JdbcLogins(BrokerConnection broker, Target target, List<String> references) {
     this.broker = broker;
-    this.integration = integration;
+    this.target = target;
     this.references = references;
   }
 
   String integration() {
-    return integration;
+    return target.integration();
   }
 
   List<String> references() {
@@ -58,7 +58,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   List<String> get(boolean fromStore) throws BrokerException {
     Told told = told();
     try {
-      Answer answer = broker.resolveSince(integration, references, fromStore ? Duration.ZERO : broker.maxAge(), told.since());
+      Answer answer = broker.resolveSince(target, references, fromStore ? Duration.ZERO : broker.maxAge(), told.since());
       keep(answer, told);
       return answer.values();
     } catch (BrokerException e) {
@@ -70,7 +70,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
       if (values == null) {
         throw e;
       }
-      LOG.warn("Integration {}: a login uses the last credentials: {}", integration, e.describeFirst());
+      LOG.warn("Integration {}: a login uses the last credentials: {}", target.integration(), e.describeFirst());
       return values;
     }
   }
@@ -92,10 +92,10 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
     lastEnd = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(Math.min(left, TimeUnit.DAYS.toMillis(365)));
     if (!followed) {
       followed = true;
-      subscription = broker.follower().follow(integration, references, answer.versions(), this);
+      subscription = broker.follower().follow(target, references, answer.versions(), this);
       if (subscription == null) {
         LOG.warn("Integration {}: too many references are followed; changes are noticed at the end of the broker's cache",
-            integration);
+            target.integration());
       }
     }
   }
@@ -115,7 +115,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
   public synchronized void noticed(int index, Notice notice) {
     switch (notice.getState()) {
       case STATE_CHANGED -> {
-        LOG.info("Integration {}: the next login has version {}", integration, notice.getVersion());
+        LOG.info("Integration {}: the next login has version {}", target.integration(), notice.getVersion());
         if (!notice.getGenerated() && (since == null || later(notice.getFetchTime(), since))) {
           since = notice.getFetchTime();
         }
@@ -140,7 +140,7 @@ final class JdbcLogins implements AutoCloseable, Follower.Listener {
     try {
       get(false);
     } catch (BrokerException e) { // the next login has its own
-      LOG.info("Integration {}: the credentials were not renewed: {}", integration, e.describeFirst());
+      LOG.info("Integration {}: the credentials were not renewed: {}", target.integration(), e.describeFirst());
     } finally {
       synchronized (this) {
         renewing = false;

@@ -4,7 +4,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.regex.Pattern;
 import org.apache.kafka.common.config.ConfigChangeCallback;
 import org.apache.kafka.common.config.ConfigData;
 import org.apache.kafka.common.config.ConfigException;
@@ -16,8 +15,11 @@ import org.slf4j.LoggerFactory;
  * Resolves {@code ${secretbroker:<integration id>:<reference>}}, for example {@code
  * ${secretbroker:cspi-sqlserver:https://my-vault.vault.azure.net::sqlserver-db-secret::password}}.
  *
+ * <p>{@code ${secretbroker:<integration id>/<connector>:<reference>}} also names the connector that contains
+ * the placeholder, percent-encoded, so that the broker records which connector has read which version.
+ *
  * <p>Kafka splits the placeholder at its first two colons, and calls this class once for all
- * references of one integration in a configuration, which results in one call of the broker. The
+ * references of one path in a configuration, which results in one call of the broker. The
  * call throws unless every reference has a value: Kafka would otherwise keep the placeholder of a
  * missing value, and pass it to the connector as if it were the password.
  *
@@ -26,10 +28,6 @@ import org.slf4j.LoggerFactory;
  */
 public final class SecretBrokerConfigProvider implements ConfigProvider {
   private static final Logger LOG = LoggerFactory.getLogger(SecretBrokerConfigProvider.class);
-
-  /** The ids of integrations that the broker accepts (Integration.id in integration.proto). */
-  private static final Pattern INTEGRATION_ID =
-      Pattern.compile("(?!.*\\.\\.)[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?");
 
   private static final String OWN_CONFIGURATION = "org.apache.kafka.common.config.AbstractConfig";
   private static final String CONNECTOR_CONFIGURATION = "org.apache.kafka.connect.runtime.WorkerConfigTransformer";
@@ -70,11 +68,11 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   @Override
   public ConfigData get(String path) {
     throw new ConfigException(
-        "secretbroker: a placeholder must name a reference; write ${secretbroker:<integration id>:<reference>}");
+        "secretbroker: a placeholder must name a reference; write " + Target.FORM);
   }
 
   /**
-   * Resolves the references through the integration that {@code path} names.
+   * Resolves the references through the integration that {@code path} names, for the connector that it names.
    *
    * @return all values, with a time-to-live if at least one of the secrets expires: the time until
    *     the first one expires
@@ -87,16 +85,16 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
     if (keys.isEmpty()) {
       return new ConfigData(Map.of());
     }
-    checkPath(path);
+    Target target = Target.parse(path);
     List<String> references = ordered(keys);
     Answer answer;
     try {
       answer = !BrokerConnection.everResolved() && ownConfiguration()
-          ? now.broker().resolveAtStartup(path, references)
-          : now.calls().resolve(path, references);
+          ? now.broker().resolveAtStartup(target, references)
+          : now.calls().resolve(target, references);
     } catch (BrokerException e) {
       LOG.debug("The call to the broker failed", e);
-      throw new ConfigException(e.describe(path, references));
+      throw new ConfigException(e.describe(target.integration(), references));
     }
     Map<String, String> values = new HashMap<>();
     for (int i = 0; i < references.size(); i++) {
@@ -133,25 +131,6 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
         .isPresent();
   }
 
-  private static void checkPath(String path) {
-    if (path == null || path.isEmpty()) {
-      throw new ConfigException(
-          "secretbroker: a placeholder names no integration; write ${secretbroker:<integration id>:<reference>}");
-    }
-    if (path.equals("https") || path.equals("arn") || path.startsWith("projects/")) {
-      throw new ConfigException(
-          "secretbroker: a placeholder has its reference where the integration belongs;"
-              + " write ${secretbroker:<integration id>:<reference>}");
-    }
-    if (!INTEGRATION_ID.matcher(path).matches()) { // not quoted, because it may be a value
-      throw new ConfigException(
-          "secretbroker: the text between the first two colons of a placeholder is not a valid integration id,"
-              + " which has 1 to 64 lower-case letters, digits, dots, underscores and hyphens, begins and ends"
-              + " with a letter or digit, and has no two dots in a row;"
-              + " write ${secretbroker:<integration id>:<reference>}");
-    }
-  }
-
   /**
    * Calls back with the values of the references soon after this method returns, and again after each
    * change. Callbacks run one after the other on a thread of the provider, until {@link #unsubscribe} or
@@ -164,15 +143,15 @@ public final class SecretBrokerConfigProvider implements ConfigProvider {
   @Override
   public void subscribe(String path, Set<String> keys, ConfigChangeCallback callback) {
     Configured now = configured();
-    checkPath(path);
+    Target target = Target.parse(path);
     if (keys.isEmpty()) {
       return;
     }
     List<String> references = ordered(keys);
     try {
-      now.subscriptions().subscribe(path, references, callback);
+      now.subscriptions().subscribe(path, target, references, callback);
     } catch (BrokerException e) {
-      throw new ConfigException(e.describe(path, references));
+      throw new ConfigException(e.describe(target.integration(), references));
     }
   }
 

@@ -21,6 +21,7 @@ public final class SecretBrokerJdbcCredentialsProvider
     implements JdbcCredentialsProvider, Configurable, AutoCloseable {
   private static final String PREFIX = "jdbc.credentials.provider.";
   private static final String INTEGRATION = "integration";
+  private static final String CONNECTOR = "connector";
   private static final String USERNAME = "username.reference";
   private static final String PASSWORD = "password.reference";
 
@@ -42,7 +43,7 @@ public final class SecretBrokerJdbcCredentialsProvider
   public SecretBrokerJdbcCredentialsProvider() {}
 
   /**
-   * Reads the integration, the references and the settings of {@link Settings}, with or without the
+   * Reads the integration, the name of the connector if there is one, the references and the settings of {@link Settings}, with or without the
    * prefix. It ignores all others, which belong to the connector.
    */
   @Override
@@ -54,10 +55,10 @@ public final class SecretBrokerJdbcCredentialsProvider
         settings.put(name, value);
       }
     }
-    String integration = required(configs, INTEGRATION);
+    Target target = new Target(required(configs, INTEGRATION), connector(configs));
     List<String> references = List.of(required(configs, USERNAME), required(configs, PASSWORD));
     JdbcLogins previous = logins;
-    JdbcLogins now = new JdbcLogins(BrokerConnection.acquire(Settings.parse(settings)), integration, references);
+    JdbcLogins now = new JdbcLogins(BrokerConnection.acquire(Settings.parse(settings)), target, references);
     DISCARDED.register(this, now::close);
     logins = now;
     if (previous != null) {
@@ -67,6 +68,18 @@ public final class SecretBrokerJdbcCredentialsProvider
 
   private static Object setting(Map<String, ?> configs, String name) {
     return configs.containsKey(name) ? configs.get(name) : configs.get(PREFIX + name);
+  }
+
+  private static String connector(Map<String, ?> configs) {
+    Object value = setting(configs, CONNECTOR);
+    if (value == null) {
+      return "";
+    }
+    String problem = Target.problem(value.toString());
+    if (problem != null) {
+      throw new ConfigException("secretbroker: " + PREFIX + CONNECTOR + " " + problem);
+    }
+    return value.toString();
   }
 
   private static String required(Map<String, ?> configs, String name) {

@@ -118,18 +118,18 @@ final class SharedCalls implements AutoCloseable {
    * @param references in an order that is the same for equal sets
    * @throws BrokerException if a reference could not be resolved
    */
-  Answer resolve(String integration, List<String> references) throws BrokerException {
+  Answer resolve(Target target, List<String> references) throws BrokerException {
     java.time.Duration maxAge = broker.maxAge();
     long joinable = Long.MAX_VALUE;
     if (maxAge != null) {
       if (maxAge.toNanos() < 10 * hold) {
-        return broker.resolve(integration, references);
+        return broker.resolve(target, references);
       }
       // A value that is shared is older by the time for which it is shared.
       maxAge = maxAge.minusNanos(hold);
       joinable = hold;
     }
-    return resolve(BrokerConnection.request(integration, references, maxAge), broker.deadline(), joinable);
+    return resolve(BrokerConnection.request(target, references, maxAge), broker.deadline(), joinable);
   }
 
   /**

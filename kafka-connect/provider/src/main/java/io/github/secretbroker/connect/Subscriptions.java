@@ -52,18 +52,19 @@ final class Subscriptions implements AutoCloseable {
   /**
    * Begins a subscription.
    *
+   * @param target what the path names
    * @param references the keys in an order that is the same for equal sets
    * @throws BrokerException if a reference cannot be resolved; there is no subscription then
    */
-  void subscribe(String path, List<String> references, ConfigChangeCallback callback) throws BrokerException {
-    Answer answer = broker.resolve(path, references);
+  void subscribe(String path, Target target, List<String> references, ConfigChangeCallback callback) throws BrokerException {
+    Answer answer = broker.resolve(target, references);
     Key key = new Key(path, Set.copyOf(references), callback);
     synchronized (this) {
       if (closed || open.containsKey(key)) {
         return;
       }
-      Subscriber subscriber = new Subscriber(key, references);
-      subscriber.subscription = broker.follower().follow(path, references, answer.versions(), subscriber);
+      Subscriber subscriber = new Subscriber(key, target, references);
+      subscriber.subscription = broker.follower().follow(target, references, answer.versions(), subscriber);
       if (subscriber.subscription == null) {
         throw new ConfigException("secretbroker: there are subscriptions for " + Follower.MAX_REFERENCES
             + " references already; end some of them");
@@ -103,6 +104,7 @@ final class Subscriptions implements AutoCloseable {
   /** One subscription. Only the thread uses the fields that are not final. */
   private final class Subscriber implements Follower.Listener {
     private final Key key;
+    private final Target target;
     private final List<String> references;
     private Follower.Subscription subscription; // set before any callback
     private Timestamp since; // of the last notice; null if there was none with a time
@@ -113,8 +115,9 @@ final class Subscriptions implements AutoCloseable {
     private Future<?> retry; // that waits; null without one
     private boolean warned; // of an error, since the last notice
 
-    Subscriber(Key key, List<String> references) {
+    Subscriber(Key key, Target target, List<String> references) {
       this.key = key;
+      this.target = target;
       this.references = references;
     }
 
@@ -133,7 +136,7 @@ final class Subscriptions implements AutoCloseable {
             thread.execute(this::getSoon);
           }
         }
-        case STATE_DENIED -> LOG.warn("Integration {}: {} may not be read any more", key.path(), references.get(index));
+        case STATE_DENIED -> LOG.warn("Integration {}: {} may not be read any more", target.integration(), references.get(index));
         default -> { }
       }
     }
@@ -155,7 +158,7 @@ final class Subscriptions implements AutoCloseable {
         return;
       }
       try {
-        Answer answer = broker.resolveSince(key.path(), references, broker.maxAge(), since);
+        Answer answer = broker.resolveSince(target, references, broker.maxAge(), since);
         if (changed || !answer.versions().equals(versions)) {
           call(answer);
         }
@@ -167,9 +170,9 @@ final class Subscriptions implements AutoCloseable {
         boolean lasting = e.retryAfterMs() < 0;
         if (lasting && !warned) {
           warned = true;
-          LOG.warn("{}; trying again", e.describe(key.path(), references));
+          LOG.warn("{}; trying again", e.describe(target.integration(), references));
         } else {
-          LOG.debug("{}", e.describe(key.path(), references));
+          LOG.debug("{}", e.describe(target.integration(), references));
         }
         expected = true;
         long least = lasting ? Math.min(LASTING_ERROR_MS << Math.min(failures, 10), MAX_LASTING_ERROR_MS) : e.retryAfterMs();

@@ -48,7 +48,7 @@ class FollowTest {
   }
 
   private Follower.Subscription follow(String integration, String version) {
-    return broker.follower().follow(integration, List.of(REFERENCE), List.of(version),
+    return broker.follower().follow(Target.of(integration), List.of(REFERENCE), List.of(version),
         (index, notice) -> notices.add(integration + " " + index + " " + notice.getState() + " " + notice.getVersion()));
   }
 
@@ -192,7 +192,7 @@ class FollowTest {
       }
     };
     try (Follower follower = broker.follower(1_000)) {
-      follower.follow("cspi", List.of(REFERENCE), List.of("v1"), (index, notice) -> notices.add(notice.getVersion()));
+      follower.follow(Target.of("cspi"), List.of(REFERENCE), List.of("v1"), (index, notice) -> notices.add(notice.getVersion()));
       bench.broker.nextWatch().awaitCancelled();
       assertEquals("v1", nextNotice());
     }
@@ -205,9 +205,9 @@ class FollowTest {
         ? complete("v1") : response(0, Notice.State.STATE_CURRENT, "v1"));
     try (Follower follower = broker.follower(2_000)) {
       Follower.Listener listener = (index, notice) -> notices.add(notice.getVersion());
-      follower.follow("cspi", List.of(REFERENCE), List.of("v1"), listener);
+      follower.follow(Target.of("cspi"), List.of(REFERENCE), List.of("v1"), listener);
       assertEquals("v1", nextNotice());
-      follower.follow("hangs", List.of(REFERENCE), List.of(""), listener);
+      follower.follow(Target.of("hangs"), List.of(REFERENCE), List.of(""), listener);
       SharedCallsTest.await("the second stream has replaced the first one", () ->
           bench.broker.lastWatch().request.getSetsCount() == 2 && !bench.broker.lastWatch().cancelled()
               && bench.broker.openWatches() == 1);
@@ -236,7 +236,7 @@ class FollowTest {
 
   @Test
   void aSubscriberThatFailsDisturbsNoOther() throws Exception {
-    broker.follower().follow("one", List.of(REFERENCE), List.of(""), (index, notice) -> {
+    broker.follower().follow(Target.of("one"), List.of(REFERENCE), List.of(""), (index, notice) -> {
       throw new IllegalStateException("canary");
     });
     follow("two", "");
@@ -249,7 +249,7 @@ class FollowTest {
   @Test
   void theNumberOfReferencesIsLimited() throws Exception {
     List<String> many = Collections.nCopies(999, REFERENCE);
-    Follower.Subscription subscription = broker.follower().follow("one", many, Collections.nCopies(999, ""), (i, n) -> { });
+    Follower.Subscription subscription = broker.follower().follow(Target.of("one"), many, Collections.nCopies(999, ""), (i, n) -> { });
     assertNotNull(subscription);
     assertNotNull(follow("two", ""));
     assertNull(follow("three", ""));

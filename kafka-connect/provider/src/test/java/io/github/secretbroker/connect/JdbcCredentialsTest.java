@@ -57,6 +57,25 @@ class JdbcCredentialsTest {
   }
 
   @Test
+  void aLoginNamesItsConnector(@TempDir Path dir) {
+    try (Bench bench = new Bench(dir); var provider = new SecretBrokerJdbcCredentialsProvider()) {
+      Map<String, String> configs = configs(bench);
+      provider.configure(configs);
+      provider.getJdbcCredentials();
+      configs.put(PREFIX + "connector", "orders/sink %41"); // as it is, not percent-encoded
+      provider.configure(configs);
+      provider.getJdbcCredentials();
+      assertEquals("", bench.broker.requests.get(0).getConnector());
+      assertEquals("orders/sink %41", bench.broker.requests.get(1).getConnector());
+      for (String name : new String[] {"", "canary\n", "canary".repeat(43)}) {
+        configs.put(PREFIX + "connector", name);
+        String text = assertThrows(ConfigException.class, () -> provider.configure(configs)).getMessage();
+        assertTrue(text.contains(PREFIX + "connector ") && !text.contains("canary"), text);
+      }
+    }
+  }
+
+  @Test
   void closingEndsACallInProgress(@TempDir Path dir) throws Exception {
     CountDownLatch called = new CountDownLatch(1);
     CountDownLatch release = new CountDownLatch(1);

@@ -209,7 +209,7 @@ class JdbcFollowTest {
   @Test
   void accessLostDuringALoginEndsItsCredentials() throws Exception {
     List<String> references = List.of("https://v.vault.azure.net::db::user", "https://v.vault.azure.net::db::password");
-    try (JdbcLogins logins = new JdbcLogins(BrokerConnection.acquire(Settings.parse(bench.settings())), "cspi", references)) {
+    try (JdbcLogins logins = new JdbcLogins(BrokerConnection.acquire(Settings.parse(bench.settings())), Target.of("cspi"), references)) {
       logins.get(false);
       bench.broker.answer = request -> {
         logins.noticed(0, Notice.newBuilder().setState(Notice.State.STATE_DENIED).build());

@@ -296,13 +296,13 @@ class OutageTest {
     Settings parsed = Settings.parse(settings);
     try (BrokerConnection connection = BrokerConnection.acquire(parsed)) {
       long began = System.nanoTime();
-      assertThrows(BrokerException.class, () -> connection.resolveAtStartup("cspi", List.of(REFERENCE)));
+      assertThrows(BrokerException.class, () -> connection.resolveAtStartup(Target.of("cspi"), List.of(REFERENCE)));
       long took = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - began);
       assertTrue(took >= 900, "it took " + took + " ms");
     }
     settings.put("startup.timeout.ms", "60000");
     try (BrokerConnection connection = BrokerConnection.acquire(Settings.parse(settings))) {
-      Future<Answer> call = threads.submit(() -> connection.resolveAtStartup("cspi", List.of(REFERENCE)));
+      Future<Answer> call = threads.submit(() -> connection.resolveAtStartup(Target.of("cspi"), List.of(REFERENCE)));
       await(TimeUnit.MILLISECONDS.toNanos(1500));
       assertFalse(call.isDone());
       startBroker();

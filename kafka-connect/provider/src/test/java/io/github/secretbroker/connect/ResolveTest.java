@@ -14,12 +14,14 @@ import com.google.protobuf.CodedOutputStream;
 import com.google.protobuf.Duration;
 import com.google.protobuf.MessageLite;
 import io.github.secretbroker.v1.ConfigError;
+import io.github.secretbroker.v1.ResolveRequest;
 import io.github.secretbroker.v1.ResolveResponse;
 import io.github.secretbroker.v1.ResolvedConfig;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import org.apache.kafka.common.config.ConfigData;
@@ -179,6 +181,37 @@ class ResolveTest {
     }
     assertThrows(ConfigException.class, () -> provider.get(null, Set.of("x")));
     assertThrows(ConfigException.class, () -> provider.get("cspi"));
+    assertEquals(0, bench.broker.requests.size());
+  }
+
+  @Test
+  void thePathMayNameTheConnector() {
+    ConfigTransformer transformer = new ConfigTransformer(Map.of("secretbroker", provider));
+    transformer.transform(Map.of(
+        "password", "${secretbroker:cspi/orders%20sink%3A%2Fa%7D%25%C3%A4:" + REFERENCE + "}",
+        "user", "${secretbroker:cspi:" + REFERENCE + "}"));
+    assertEquals(List.of("", "orders sink:/a}%ä"),
+        bench.broker.requests.stream().map(ResolveRequest::getConnector).sorted().toList());
+    bench.broker.requests.forEach(request -> assertEquals("cspi", request.getIntegrationId()));
+    for (Map.Entry<String, String> e : Map.of(
+        "orders", "orders", "a+b", "a+b", "%F0%9F%98%80", "\uD83D\uDE00", "\uD83D\uDE00", "\uD83D\uDE00", "a".repeat(256), "a".repeat(256)).entrySet()) {
+      assertEquals(e.getValue(), Target.parse("cspi/" + e.getKey()).connector());
+    }
+  }
+
+  @Test
+  void whatIsNoConnectorIsExplained() {
+    for (Map.Entry<String, String> e : Map.ofEntries(
+        Map.entry("", "is empty"), Map.entry("canary/b", "write %2F"), Map.entry("canary%", "percent-encoded"), Map.entry("canary%2", "percent-encoded"),
+        Map.entry("canary%2g", "percent-encoded"), Map.entry("canary%-1", "percent-encoded"), Map.entry("canary%ff", "percent-encoded"), Map.entry("canary%C0%80", "percent-encoded"),
+        Map.entry("canary%ED%A0%80", "percent-encoded"), Map.entry("canary\uD83D", "percent-encoded"), Map.entry("canary%0A", "control character"),
+        Map.entry("canary%E2%80%A8", "control character"), Map.entry("canary%C2%85", "control character"), Map.entry("canary".repeat(43), "longer than 256 bytes"))
+        .entrySet()) {
+      String text = assertThrows(ConfigException.class, () -> provider.get("cspi/" + e.getKey(), Set.of(REFERENCE)), e.getKey()).getMessage();
+      assertTrue(text.contains(e.getValue()), text);
+      assertFalse(text.contains("canary"), text);
+    }
+    assertTrue(assertThrows(ConfigException.class, () -> provider.get("Cspi/x", Set.of(REFERENCE))).getMessage().contains("not a valid integration id"));
     assertEquals(0, bench.broker.requests.size());
   }
 

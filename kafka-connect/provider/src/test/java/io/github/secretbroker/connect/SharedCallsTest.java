@@ -34,7 +34,8 @@ import org.junit.jupiter.api.io.TempDir;
 class SharedCallsTest {
   private static final long HOUR = TimeUnit.HOURS.toNanos(1);
   private static final long ANY = Long.MAX_VALUE;
-  private static final ResolveRequest REQUEST = BrokerConnection.request("cspi", List.of(REFERENCE), null);
+  private static final Target CSPI = Target.of("cspi");
+  private static final ResolveRequest REQUEST = BrokerConnection.request(CSPI, List.of(REFERENCE), null);
 
   @TempDir Path dir;
   private Bench bench;
@@ -169,8 +170,8 @@ class SharedCallsTest {
           REQUEST.toBuilder().setNotReadBefore(Timestamp.newBuilder().setSeconds(2)).build(),
           REQUEST.toBuilder().setAllowPartial(false).build(),
           REQUEST.toBuilder().setIntegrationId("other").build(),
-          BrokerConnection.request("cspi", List.of(REFERENCE + "2"), null),
-          BrokerConnection.request("cspi", List.of(REFERENCE, REFERENCE + "2"), null));
+          BrokerConnection.request(CSPI, List.of(REFERENCE + "2"), null),
+          BrokerConnection.request(CSPI, List.of(REFERENCE, REFERENCE + "2"), null));
       for (ResolveRequest request : different) {
         resolve(calls, request);
       }
@@ -190,6 +191,22 @@ class SharedCallsTest {
     Bench.get(provider, REFERENCE, "https://v.vault.azure.net::b");
     assertEquals("canary-1", Bench.get(provider, "https://v.vault.azure.net::b", REFERENCE).data().get(REFERENCE));
     assertEquals(1, bench.broker.requests.size());
+    provider.close();
+  }
+
+  /** One provider serves all connectors of a worker; each connector must have its own calls. */
+  @Test
+  void aProviderSharesNothingAcrossConnectors() {
+    SecretBrokerConfigProvider provider = new SecretBrokerConfigProvider(HOUR);
+    provider.configure(bench.settings());
+    List<String> paths = List.of("cspi", "cspi/orders", "cspi/payments");
+    for (int round = 0; round < 2; round++) {
+      for (int i = 0; i < paths.size(); i++) {
+        assertEquals("canary-" + (i + 1), provider.get(paths.get(i), java.util.Set.of(REFERENCE)).data().get(REFERENCE));
+      }
+    }
+    provider.get("cspi/%6Frders", java.util.Set.of(REFERENCE)); // another way to write orders
+    assertEquals(List.of("", "orders", "payments"), bench.broker.requests.stream().map(ResolveRequest::getConnector).toList());
     provider.close();
   }
 
@@ -253,14 +270,14 @@ class SharedCallsTest {
     settings.put("max.age.ms", "10000");
     try (BrokerConnection fresh = BrokerConnection.acquire(Settings.parse(settings));
         SharedCalls calls = new SharedCalls(fresh, SharedCalls.HOLD)) {
-      calls.resolve("cspi", List.of(REFERENCE));
+      calls.resolve(CSPI, List.of(REFERENCE));
       assertEquals(Duration.newBuilder().setSeconds(9).setNanos(900_000_000).build(), bench.broker.requests.get(0).getMaxAge());
     }
     settings.put("max.age.ms", "0");
     try (BrokerConnection fresh = BrokerConnection.acquire(Settings.parse(settings));
         SharedCalls calls = new SharedCalls(fresh, SharedCalls.HOLD)) {
-      calls.resolve("cspi", List.of(REFERENCE));
-      calls.resolve("cspi", List.of(REFERENCE));
+      calls.resolve(CSPI, List.of(REFERENCE));
+      calls.resolve(CSPI, List.of(REFERENCE));
       assertEquals(3, bench.broker.requests.size(), "values that are read for each call are not shared");
     }
   }

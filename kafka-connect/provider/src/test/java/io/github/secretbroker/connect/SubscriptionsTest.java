@@ -102,6 +102,20 @@ class SubscriptionsTest {
   }
 
   @Test
+  void aSubscriptionNamesItsConnector() throws Exception {
+    provider.subscribe("cspi/orders%2Fsink", Set.of(REFERENCE), callback);
+    nextCall();
+    FakeBroker.Watch watch = bench.broker.nextWatch();
+    assertEquals("cspi", watch.request.getSets(0).getIntegrationId());
+    assertEquals("orders/sink", watch.request.getSets(0).getConnector());
+    change(watch, "2");
+    assertEquals(Map.of(REFERENCE, "k0 canary-2"), nextCall());
+    assertEquals("orders/sink", bench.broker.requests.get(1).getConnector());
+    provider.unsubscribe("cspi/orders%2Fsink", Set.of(REFERENCE), callback);
+    watch.awaitCancelled();
+  }
+
+  @Test
   void equalSubscriptionsAreOne() throws Exception {
     provider.subscribe("cspi", Set.of(REFERENCE), callback);
     provider.subscribe("cspi", Set.of(REFERENCE), callback);
