@@ -263,7 +263,7 @@ class FollowTest {
     Map<String, String> settings = bench.settings();
     settings.put("client.id", "closes");
     BrokerConnection closes = BrokerConnection.acquire(Settings.parse(settings));
-    closes.follower().follow("cspi", List.of(REFERENCE), List.of(""), (i, n) -> { });
+    closes.follower().follow(Target.of("cspi"), List.of(REFERENCE), List.of(""), (i, n) -> { });
     FakeBroker.Watch watch = bench.broker.nextWatch();
     assertTrue(threads() > 0);
     closes.close();
