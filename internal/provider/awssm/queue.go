@@ -111,9 +111,9 @@ func (q *queue) Receive(ctx context.Context) ([]provider.EventMessage, error) {
 	if err != nil {
 		return nil, q.explain(ctx, "sqs:ReceiveMessage", err)
 	}
-	messages := make([]provider.EventMessage, 0, len(out.Messages))
-	for i := range out.Messages {
-		messages = append(messages, q.message(&out.Messages[i]))
+	messages := make([]provider.EventMessage, min(len(out.Messages), maxMessages)) // a server that is not SQS could send more
+	for i := range messages {
+		messages[i] = q.message(&out.Messages[i])
 	}
 	return messages, nil
 }

@@ -101,7 +101,12 @@ func TestRedelivery(t *testing.T) {
 	q := f.openQueue(f.Config(), f.withQueue())
 	f.put(region, "prod/db", "1")
 	first := f.receive(q)
-	now = now.Add(visibilityTime)
+	for _, waiting := range []string{"about 0", "about 1"} {
+		now = now.Add(30 * time.Second)
+		if found := q.Check(t.Context())[0].Found; !strings.Contains(found, "messages waiting: "+waiting) {
+			t.Errorf("%s, want %s", found, waiting)
+		}
+	}
 	second := f.receive(q)
 	if len(first) != 1 || len(second) != 1 || second[0].ID != first[0].ID || second[0].Deliveries != 2 || second[0].Handle == first[0].Handle {
 		t.Errorf("%+v, then %+v", first, second)
@@ -269,6 +274,18 @@ func TestLongPoll(t *testing.T) {
 	}
 	if e := f.CheckError(q.Acknowledge(t.Context(), make([]provider.EventMessage, 1)), secret.ReasonStoreUnavailable); !strings.Contains(e.Message, "did not answer in time") {
 		t.Error(e)
+	}
+}
+
+// A server that sends more messages than it was asked for fills no memory with events.
+func TestTooManyMessages(t *testing.T) {
+	f := newFake(t)
+	q := f.openQueue(f.Config(), f.withQueue())
+	f.answering("ReceiveMessage", func(w http.ResponseWriter, _ []byte) {
+		writeJSON(w, map[string]any{"Messages": make([]struct{}, 1000)})
+	})
+	if messages := f.receive(q); len(messages) != maxMessages || messages[0].Problem != notJSON {
+		t.Errorf("%d messages", len(messages))
 	}
 }
 
