@@ -1,6 +1,7 @@
 package resolve_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"runtime"
@@ -14,7 +15,9 @@ import (
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/authz"
 	"github.com/secretbroker/secretbroker/internal/cache"
+	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/registry"
+	"github.com/secretbroker/secretbroker/internal/replica"
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -35,7 +38,7 @@ func (b *barrier) HoldUntil(commit resolve.Commit) {
 }
 
 // newBenchmark returns a Resolver with one integration whose secrets stay in its cache.
-func newBenchmark(b *testing.B, store *fakeStore, used func(registry.Read)) (*resolve.Resolver, resolve.Caller) {
+func newBenchmark(b *testing.B, store *fakeStore, used func(registry.Read), wrap ...func(resolve.Integrations) resolve.Integrations) (*resolve.Resolver, resolve.Caller) {
 	b.Helper()
 	policy, err := authz.NewPolicy(secret.KindAzureKeyVault, []string{vault}, []authz.Grant{
 		{ID: strings.Repeat("ab", 16), Principals: []string{"spiffe://example.org/connect/*"}, Secrets: []string{"db-*"}},
@@ -51,16 +54,57 @@ func newBenchmark(b *testing.B, store *fakeStore, used func(registry.Read)) (*re
 	log := audit.New(io.Discard)
 	b.Cleanup(func() { _ = log.Close() })
 	revision := strings.Repeat("1", 16)
+	var all resolve.Integrations = integrations{"cspi": {ID: "cspi", Revision: revision, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy}}
+	for _, w := range wrap {
+		all = w(all)
+	}
 	return resolve.New(resolve.Config{
-		Integrations: integrations{"cspi": {ID: "cspi", Revision: revision, ReadRevision: revision, Kind: secret.KindAzureKeyVault, Policy: policy}},
+		Integrations: all,
 		Stores:       store, Cache: values, Audit: log, CacheTTL: 24 * time.Hour, Used: used,
 	}), resolve.Caller{Principal: worker, PeerAddress: "192.0.2.1:41234", CertificateSHA256: strings.Repeat("ab", 32), CertificateSerial: strings.Repeat("ab", 16), Barrier: &barrier{}}
 }
 
+// noTable is the table of a replica that is alone.
+type noTable struct{ replica.Table }
+
+func (noTable) Changes(context.Context, int64) (replica.Changes, error) {
+	return replica.Changes{}, nil
+}
+
+func (noTable) RenewLease(context.Context, replica.Lease, time.Duration, time.Duration) error {
+	return nil
+}
+
+// leased are the integrations of a replica that shares a database: it answers only while it
+// has a lease, as in package app.
+type leased struct {
+	resolve.Integrations
+	tracker *replica.Tracker
+}
+
+func (l leased) Get(id string) (*integration.Integration, error) {
+	if l.tracker.Detached() {
+		return nil, registry.ErrUnavailable
+	}
+	return l.Integrations.Get(id)
+}
+
 // BenchmarkResolveHit measures a call of two configs that is answered from the cache,
-// including the audit log's writer. The result is cpu-ns/op: the CPU time of all threads.
+// including the audit log's writer, without and with other replicas. The result is cpu-ns/op:
+// the CPU time of all threads.
 func BenchmarkResolveHit(b *testing.B) {
-	r, who := newBenchmark(b, &fakeStore{secrets: map[string]string{"db-secret": `{"user":"dbadmin","password":"p4ssw0rd","port":1433}`}}, nil)
+	b.Run("alone", func(b *testing.B) { benchmarkHit(b) })
+	b.Run("leased", func(b *testing.B) {
+		tracker := replica.New(replica.Config{Table: noTable{}, ServesFor: time.Hour})
+		if err := tracker.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		benchmarkHit(b, func(of resolve.Integrations) resolve.Integrations { return leased{of, tracker} })
+	})
+}
+
+func benchmarkHit(b *testing.B, wrap ...func(resolve.Integrations) resolve.Integrations) {
+	r, who := newBenchmark(b, &fakeStore{secrets: map[string]string{"db-secret": `{"user":"dbadmin","password":"p4ssw0rd","port":1433}`}}, nil, wrap...)
 	var failed atomic.Int64
 	b.ReportAllocs()
 	b.SetParallelism(32 / runtime.GOMAXPROCS(0) * 4)
