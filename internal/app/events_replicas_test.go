@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -180,6 +181,63 @@ func floodWithEvents(t *testing.T, metrics *prometheus.Registry, queue *eventste
 		t.Errorf("%d reads in %v, want at most %d", reads, took, most)
 	}
 	t.Logf("%d messages in %v caused %d reads; the slowest Resolve took %v", queue.Stats().Delivered, took.Round(time.Millisecond), reads, slowest.Round(time.Microsecond))
+}
+
+// TestEventLatency measures the time from an event to the notice of a watcher, at the replica
+// that receives the event and at the other one, for docs/performance.md.
+func TestEventLatency(t *testing.T) {
+	if os.Getenv("SECRETBROKER_SCALING") == "" {
+		t.Skip("SECRETBROKER_SCALING is not set")
+	}
+	const rotations = 100
+	queue, empty := eventstest.NewQueue(), eventstest.NewQueue()
+	c, _ := newEventCluster(t, queue, empty)
+	c.create("rotated")
+	c.create("probe")
+	r := &rotation{c, "$trongPassw0rdExamp1e"}
+	probe := c.client(nil, c.replicas[0])
+	for _, replica := range c.replicas {
+		c.await("the replica has the integration", func() bool { return ask(t.Context(), c.client(nil, replica), "rotated") == nil })
+	}
+	notices := make([]chan time.Time, len(c.replicas))
+	for i, replica := range c.replicas {
+		stream, err := secretbrokerv1.NewWatchServiceClient(dialBroker(t, replica.addr, r.CAFile, r.Worker)).Watch(t.Context(), &secretbrokerv1.WatchRequest{
+			Sets: []*secretbrokerv1.WatchSet{{IntegrationId: "rotated", Configs: map[string]string{"p": rotatedRef}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		notices[i] = make(chan time.Time, 2)
+		go func() {
+			for {
+				m, err := stream.Recv()
+				if err != nil {
+					return
+				}
+				if len(m.GetNotices()) > 0 {
+					notices[i] <- time.Now()
+				}
+			}
+		}()
+		<-notices[i]
+	}
+	delays := make([][]time.Duration, len(c.replicas))
+	for n := range rotations {
+		r.rotate(fmt.Sprintf("n3w-Passw0rd-%d", n))
+		c.await("the store has the new value", func() bool {
+			res, err := probe.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "probe", Configs: map[string]string{"p": rotatedRef}, MaxAge: new(time.Duration)})
+			return err == nil && res.Values["p"].Reveal() == r.value
+		})
+		time.Sleep(2 * time.Second) // beyond the time in which hints are joined
+		began := time.Now()
+		queue.SendEvent(provider.Event{Store: devmode.VaultURL, Name: "sqlserver-db-secret", Type: "changed"})
+		for i := range notices {
+			delays[i] = append(delays[i], (<-notices[i]).Sub(began))
+		}
+	}
+	for i, what := range []string{"the replica that receives the event", "the other replica"} {
+		slices.Sort(delays[i])
+		t.Logf("%s: p50 %v, p99 %v", what, delays[i][rotations/2].Round(100*time.Microsecond), delays[i][rotations*99/100].Round(100*time.Microsecond))
+	}
 }
 
 // TestValidateEvents: validation reports that replicas without a common database need queues

@@ -380,6 +380,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	// Report not ready first, so that load balancers have time to send new calls to
 	// other brokers before this one refuses them.
 	readiness.Set(false)
+	receiver.Drain()
 	grpcServer.Drain()
 	manager.stopping()
 	ending := settings.Current().Shutdown

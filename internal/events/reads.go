@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/secretbroker/secretbroker/internal/provider"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
 const (
@@ -39,8 +40,12 @@ type secretKey struct{ integration, store, name, label string }
 // hinted is a secret for which there was a hint. reads.mu guards it.
 type hinted struct {
 	key secretKey
-	// event is the last event about the secret.
+	// event is the last event about the secret. Its Version is the last one that was named
+	// and that the store has not answered yet; "" if there is none.
 	event provider.Event
+	// always is whether an event since the last read named no version, so that the secret is
+	// read even if it has the Version.
+	always bool
 	// youngUntil is until when the store may still answer the version before the event.
 	youngUntil time.Time
 	from       []*sourceQueue // the sources of the hints that have not been read for
@@ -64,9 +69,9 @@ const (
 
 // reads limits and orders the reads of all sources. Run must run for it to read.
 type reads struct {
-	// perform reads what is held of the secret of an event. retryAfter is when to try again
-	// at the earliest.
-	perform func(ctx context.Context, key secretKey, e *provider.Event) (r result, retryAfter time.Duration)
+	// perform reads what is held of the secret of an event, unless it has the version of the
+	// event and always is false. retryAfter is when to try again at the earliest.
+	perform func(ctx context.Context, key secretKey, e *provider.Event, always bool) (r result, retryAfter time.Duration)
 	wake    chan struct{} // capacity 1
 	running sync.WaitGroup
 
@@ -122,10 +127,19 @@ func (r *reads) hint(q *sourceQueue, key secretKey, e *provider.Event, youngUnti
 	// A read that will be repeated because of an earlier event about the same version serves
 	// this one too.
 	served := t.wanted && !t.running && t.event.Version == e.Version && t.attempt > 0
+	expected := t.event.Version // an event without a version, or an old one, does not end the repeats
+	if e.Version != "" {
+		expected = strings.Clone(e.Version)
+	} else {
+		t.always = true
+	}
 	t.event = *e
-	t.event.Store, t.event.Name, t.event.Label = key.store, t.key.name, t.key.label
-	t.event.Suffix, t.event.Version = strings.Clone(e.Suffix), strings.Clone(e.Version)
-	t.youngUntil, t.wanted = youngUntil, true
+	t.event.Store, t.event.Name, t.event.Label = t.key.store, t.key.name, t.key.label
+	t.event.Suffix, t.event.Version = strings.Clone(e.Suffix), expected
+	t.wanted = true
+	if youngUntil.After(t.youngUntil) {
+		t.youngUntil = youngUntil
+	}
 	if !served {
 		t.attempt = 0
 	}
@@ -313,17 +327,28 @@ func (r *reads) begin(ctx context.Context, t *hinted, q *sourceQueue, l *lane, n
 	r.active++
 	q.active++
 	l.active++
-	event := t.event
+	event, always := t.event, t.always
+	t.always = false
 	r.running.Go(func() {
 		limited, cancel := context.WithTimeout(ctx, readTime)
 		defer cancel()
-		outcome, retryAfter := r.perform(limited, t.key, &event)
+		outcome, retryAfter := readFailed, time.Duration(0)
+		_ = task.Contain(func() error { // a panic is a failure
+			outcome, retryAfter = r.perform(limited, t.key, &event, always)
+			return nil
+		})
 		r.mu.Lock()
 		r.active--
 		q.active--
 		l.active--
 		q.drop(l)
 		t.running = false
+		if outcome == readFailed {
+			t.always = t.always || always
+		}
+		if outcome == readDone && t.event.Version == event.Version {
+			t.event.Version = ""
+		}
 		gaveUp := ctx.Err() == nil && r.ended(t, from, outcome, retryAfter, time.Now())
 		r.mu.Unlock()
 		r.poke()
@@ -343,6 +368,7 @@ func (r *reads) ended(t *hinted, from []*sourceQueue, outcome result, retryAfter
 	case t.wanted, outcome == readDone:
 	case t.attempt == len(repeats), outcome == readOutdated && now.After(t.youngUntil):
 		gaveUp = true
+		t.event.Version, t.always = "", false
 	default:
 		again = now.Add(max(repeats[t.attempt], retryAfter))
 		t.attempt++

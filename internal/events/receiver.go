@@ -70,6 +70,7 @@ type Receiver struct {
 	ended        sync.WaitGroup
 
 	mu      sync.Mutex
+	drained bool // no source is to run any more
 	central []Central
 	sources map[string]*source // by sourceID
 	// ending are sources that were stopped and whose goroutine has not ended.
@@ -128,6 +129,17 @@ func (r *Receiver) IntegrationsChanged() {
 	select {
 	case r.changed <- struct{}{}:
 	default:
+	}
+}
+
+// Drain stops all sources, so that another replica gets the messages. Reads continue. It does
+// not wait.
+func (r *Receiver) Drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drained = true
+	for _, s := range r.sources {
+		s.cancel()
 	}
 }
 
@@ -222,6 +234,9 @@ func (r *Receiver) reconcile(ctx context.Context) {
 	integrations := r.integrations.List()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.drained {
+		return
+	}
 	all := r.wanted(integrations)
 	r.left = max(len(all)-r.cfg.MaxSources, 0)
 	keep := make(map[string]*source, len(all))
@@ -280,8 +295,8 @@ func (r *Receiver) candidates(store string) []string {
 	return r.byName[store]
 }
 
-// perform reads what is held of the secret of an event.
-func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event) (outcome result, retryAfter time.Duration) {
+// perform is reads.perform.
+func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event, always bool) (outcome result, retryAfter time.Duration) {
 	in, err := r.integrations.Get(key.integration)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
@@ -296,7 +311,7 @@ func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event
 		if h.Ref.Version == currentLabel(e) {
 			expected = e.Version
 		}
-		if expected != "" && h.Version == expected {
+		if !always && expected != "" && h.Version == expected {
 			continue
 		}
 		load, ok := r.reader.Read(ctx, "", in.ID, h.Ref, true)

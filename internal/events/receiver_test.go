@@ -126,6 +126,62 @@ func TestStoreIsLate(t *testing.T) {
 	})
 }
 
+// TestForgedEventDoesNotEndRepeats: while the store does not answer the version of an event
+// yet, events without a version, and old ones, do not end the repeats. An event without a
+// version causes a read although the version is known.
+func TestForgedEventDoesNotEndRepeats(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, w *world) {
+		q := w.add("one", "1", "queue", vault)
+		w.hold("one", "v1", "db")
+		time.Sleep(time.Minute)
+		w.taken()
+		q.SendEvent(event("db", "v2"))
+		time.Sleep(500 * time.Millisecond)
+		old := event("db", "")
+		old.At = time.Now().Add(-time.Hour)
+		q.SendEvent(old)
+		time.Sleep(4 * time.Second)
+		w.rotate("db", "v2")
+		w.expect(t, time.Minute, "0s one db", "2s one db", "3s one db", "5s one db")
+		q.SendEvent(event("db", "v3"))
+		time.Sleep(500 * time.Millisecond)
+		w.do(func() { w.held["one db"] = "v3" }) // another read
+		q.SendEvent(event("db", ""))             // it was disabled
+		w.rotate("db", "v3")
+		w.expect(t, time.Minute, "0s one db", "2s one db")
+	})
+}
+
+// TestDrain: a broker that is about to stop leaves messages in the queue, and its reads
+// continue. A read that panics does not end the process.
+func TestDrain(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, w *world) {
+		q := w.add("one", "1", "queue", vault)
+		w.hold("one", "v1", "db", "slow")
+		time.Sleep(time.Minute)
+		w.taken()
+		w.do(func() { w.delay["one"] = 10 * time.Second })
+		w.rotate("slow", "v2")
+		q.SendEvent(event("slow", "v2"))
+		time.Sleep(time.Second)
+		w.receiver.Drain()
+		q.SendEvent(event("db", "v2"))
+		w.add("two", "1", "queue", vault)
+		w.expect(t, time.Minute, "0s one slow")
+		w.do(func() {
+			if w.held["one slow"] != "v2" {
+				t.Error("the read was cut")
+			}
+		})
+		if s := q.Stats(); q.Len() != 1 || s.Delivered != 1 || s.Opened != 1 || s.Closed != 1 {
+			t.Errorf("%d messages, %+v", q.Len(), s)
+		}
+		w.receiver.reads.perform = func(context.Context, secretKey, *provider.Event, bool) (result, time.Duration) { panic("a bug") }
+		w.receiver.reads.hint(newQueue(func(result) {}), secretKey{integration: "one"}, &provider.Event{}, time.Now())
+		time.Sleep(time.Minute)
+	})
+}
+
 // TestPoison: messages that are not understood, that have too many events or that make the
 // source panic do not stop the others. They are acknowledged after three deliveries.
 func TestPoison(t *testing.T) {

@@ -24,7 +24,7 @@ const (
 	// receiveRate is the maximum number of calls of Receive of one source per second, and
 	// checkRate that of integrations for which it is checked whether they hold the secret of
 	// an event.
-	receiveRate, checkRate = 50, 5000
+	receiveRate, checkRate = 50, 20_000
 	// maxEvents is the maximum number of events of one message that are used.
 	maxEvents = 100
 	// maxDeliveries is the number of deliveries after which a message that is not understood
