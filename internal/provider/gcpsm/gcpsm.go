@@ -1,15 +1,19 @@
-// Package gcpsm reads secrets from Google Cloud's Secret Manager.
+// Package gcpsm reads secrets from Google Cloud's Secret Manager, and receives its
+// notifications of changes from Pub/Sub.
 //
 // It owns everything that is specific to Google: credentials and their tokens, the
-// one method of the REST API that it uses, and the interpretation of its responses.
+// few methods of the REST APIs that it uses, and the interpretation of their responses.
 // It keeps no value. Authorization, caching and limits on requests belong to its
 // callers.
 //
-// Requests are sent through package egress, by two clients: one sends to the
-// endpoints of Secret Manager that hold the integration's projects, the other to the
-// endpoints that issue its tokens. So no access token of the integration can reach a
-// host of the other kind. Credential files name hosts, too; a file that names a host
-// other than Google's is refused.
+// Requests are sent through package egress. A store or a source of events has a
+// connection (connection.go) with two clients: one sends to the endpoints of its API
+// only, the other to those that issue its tokens. So no access token can reach a host of
+// another kind. Credential files name hosts, too; a file that names a host other than
+// Google's is refused.
+//
+// Events (subscription.go, message.go). Only the attributes of a message are used, and
+// they only select what may be read again.
 //
 // Tokens (credential.go, token.go). An access token is the result of a few steps,
 // each one request: for example a federation's exchange and then the impersonation of
@@ -17,9 +21,9 @@
 // responses in its errors and does not pass its context to every request; a caller
 // (exchange.go) wraps each request for that reason.
 //
-// The package implements the REST call itself. The official client adds more than a
-// hundred modules for a single GET; neither can its requests be restricted to hosts,
-// nor its errors be kept from quoting responses.
+// The package implements the REST calls itself. The official client adds more than a
+// hundred modules for a single GET of a secret; neither can its requests be
+// restricted to hosts, nor its errors be kept from quoting responses.
 package gcpsm
 
 import (

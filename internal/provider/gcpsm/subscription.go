@@ -182,10 +182,18 @@ func (s *subscription) Acknowledge(ctx context.Context, messages []provider.Even
 	if len(messages) == 0 {
 		return nil
 	}
-	if _, err := s.call(ctx, "acknowledge", "", map[string]any{"ackIds": handles(messages)}); err != nil {
+	_, err := s.call(ctx, "acknowledge", "", map[string]any{"ackIds": handles(messages)})
+	var answer *apiError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &answer) && answer.status == http.StatusBadRequest:
+		// Only a subscription with exactly-once delivery says so.
+		return secret.Errorf(secret.ReasonStoreUnavailable,
+			"Pub/Sub did not acknowledge all messages, for example because the broker took too long; it will deliver them again").WithCause(storeerror.Answered(answer))
+	default:
 		return s.explain(ctx, err)
 	}
-	return nil
 }
 
 // consume is the permission that receiving and acknowledging need.

@@ -252,6 +252,33 @@ func TestReceiveSilence(t *testing.T) {
 	}
 }
 
+// Pub/Sub with exactly-once delivery refuses an acknowledgement that comes too late.
+func TestAcknowledgeFaults(t *testing.T) {
+	for status, want := range map[int]struct {
+		code   string
+		reason secret.Reason
+		says   string
+	}{
+		400: {"FAILED_PRECONDITION", secret.ReasonStoreUnavailable, "will deliver them again"},
+		403: {"PERMISSION_DENIED", secret.ReasonStoreAccessDenied, "roles/pubsub.subscriber"},
+		503: {"UNAVAILABLE", secret.ReasonStoreUnavailable, "is failing"},
+	} {
+		f := newFake(t)
+		s := f.subscribe(f.withEvents(), time.Second)
+		f.intercept(pubsubHost, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, apiBody(status, want.code, canary, ""))
+		})
+		err := s.Acknowledge(t.Context(), []provider.EventMessage{{Handle: "a"}})
+		if err == nil {
+			t.Fatalf("%d: acknowledged", status)
+		}
+		if e := f.CheckError(err, want.reason); !strings.Contains(e.Message, want.says) {
+			t.Errorf("%d: %q does not say %q", status, e.Message, want.says)
+		}
+	}
+}
+
 func TestReceiveEnds(t *testing.T) {
 	f := newFake(t)
 	s := f.subscribe(f.withEvents(), time.Minute)
