@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
@@ -121,7 +122,7 @@ func (env *Environment) writeCertificates(now time.Time) (tls.Certificate, error
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	der, key, err := vaultCA.issue(serverTemplate("embedded Key Vault", "localhost", "*.vault.azure.net",
+	der, key, err := vaultCA.issue(serverTemplate("embedded Key Vault", "localhost", "*.vault.azure.net", keyvault.QueueHost,
 		"*.googleapis.com", secret.GCPEndpoint(googleRegion), "*."+awsRegion+".amazonaws.com"))
 	if err != nil {
 		return tls.Certificate{}, err

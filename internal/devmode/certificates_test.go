@@ -16,6 +16,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 )
 
 func TestServerCertificate(t *testing.T) {
@@ -76,7 +77,7 @@ func TestClientCertificates(t *testing.T) {
 
 func TestKeyVaultCertificate(t *testing.T) {
 	env := start(t, freePort(filepath.Join(t.TempDir(), "dev")))
-	for _, name := range []string{"your-key-vault-name.vault.azure.net", "127.0.0.1", "::1", "localhost"} {
+	for _, name := range []string{"your-key-vault-name.vault.azure.net", keyvault.QueueHost, "127.0.0.1", "::1", "localhost"} {
 		conn, err := tls.Dial("tcp", env.VaultListen, &tls.Config{RootCAs: pool(t, env.KeyVaultCAFile), ServerName: name})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

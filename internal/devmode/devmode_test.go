@@ -26,6 +26,7 @@ import (
 
 	"github.com/secretbroker/secretbroker/examples"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
@@ -61,6 +62,9 @@ type integration struct {
 		Credential struct {
 			Type             string
 			ClientSecretFile string `yaml:"client_secret_file"`
+		}
+		Events struct {
+			QueueURL string `yaml:"queue_url"`
 		}
 		Vaults                   []string
 		CAFile                   string `yaml:"ca_file"`
@@ -262,7 +266,9 @@ func TestSettings(t *testing.T) {
 	wantIn.Azure.Dial = map[string]string{
 		"your-key-vault-name.vault.azure.net": env.VaultListen,
 		"no-role-key-vault.vault.azure.net":   env.VaultListen,
+		keyvault.QueueHost:                    env.VaultListen,
 	}
+	wantIn.Azure.Events.QueueURL = "https://" + keyvault.QueueHost + "/" + keyvault.QueueName
 	wantIn.Cache.TTL = 5 * time.Minute
 	wantIn.Grants = []sampleGrant{{"connect-workers", []string{"spiffe://example.org/connect/*"}, []string{"sqlserver-*", "postgres-*"}}}
 	if diff := cmp.Diff(wantIn, gotIn); diff != "" {

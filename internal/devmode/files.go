@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
 )
 
@@ -34,6 +35,7 @@ var templates = template.Must(template.New("").
 func (env *Environment) writeSettings(clientSecret string) error {
 	data := map[string]any{
 		"Env": env, "TenantID": tenantID, "ClientID": clientID, "VaultHost": sampleVaultHost, "NoRoleVaultHost": noRoleVaultHost,
+		"QueueHost": keyvault.QueueHost, "QueueName": keyvault.QueueName,
 	}
 	if err := writeTemplate(env.SecretsFile, "secrets.yaml", data, writeIfAbsent); err != nil {
 		return err

@@ -1,6 +1,7 @@
-// Package keyvault is an in-process fake of two services: the part of Azure Key Vault's data
-// plane that reads secrets, and the part of Microsoft Entra ID that issues tokens for it. It
-// is for development and tests. A test that passes against it proves nothing about the real
+// Package keyvault is an in-process fake of three services: the part of Azure Key Vault's data
+// plane that reads secrets, a queue of Azure Storage that gets an event for each new version,
+// and the part of Microsoft Entra ID that issues tokens for both. It is for development and
+// tests. A test that passes against it proves nothing about the real
 // store.
 //
 // It simulates what a client can observe: the 401 challenge, opaque bearer tokens with an
@@ -25,6 +26,8 @@
 //   - created and updated are both the time at which the file was last written.
 //   - Version identifiers are hashes of the vault, the name, the position and the value: do
 //     not put real secrets into the file.
+//   - The queue has no operations but those of a receiver. Event Grid delivers its events at
+//     once and in order. Every token for Azure Storage may receive.
 //   - A vault that is not in the file answers 404; its real name would not resolve.
 //
 // It imports no package of the broker, so that the two cannot share a mistake.

@@ -69,7 +69,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		"token_type":     "Bearer",
 		"expires_in":     lifetime,
 		"ext_expires_in": lifetime,
-		"access_token":   s.tokens.issue(),
+		"access_token":   s.tokens.issue(requestedResource(r)),
 	})
 }
 
@@ -85,10 +85,20 @@ func (s *Server) checkTokenRequest(r *http.Request) *loginError {
 	if refusal := s.checkClient(form.Get("client_secret"), form.Get("client_assertion_type"), form.Get("client_assertion")); refusal != nil {
 		return refusal
 	}
-	if !slices.Contains(strings.Fields(form.Get("scope")), resource+"/.default") {
-		return &loginError{http.StatusBadRequest, 500011, "invalid_resource", "The scope does not name a resource principal of this tenant; the only one is " + resource + "."}
+	if requestedResource(r) == "" {
+		return &loginError{http.StatusBadRequest, 500011, "invalid_resource", "The scope does not name a resource principal of this tenant; it has " + resource + " and " + storageResource + "."}
 	}
 	return nil
+}
+
+// requestedResource returns the resource that the scope names, or "".
+func requestedResource(r *http.Request) string {
+	for _, known := range []string{resource, storageResource} {
+		if slices.Contains(strings.Fields(r.PostForm.Get("scope")), known+"/.default") {
+			return known
+		}
+	}
+	return ""
 }
 
 // checkClient checks the client's proof that it is the application.

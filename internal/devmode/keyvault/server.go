@@ -59,12 +59,13 @@ type Config struct {
 	ClientSecret string
 }
 
-// Server is the fake: a vault for each host NAME.vault.azure.net, and the login authority for
-// every other host. It is safe for concurrent use and starts no goroutine, so there is
+// Server is the fake: a vault for each host NAME.vault.azure.net, a queue of Azure Storage on
+// QueueHost, and the login authority for every other host. It is safe for concurrent use and starts no goroutine, so there is
 // nothing to close.
 type Server struct {
 	cfg    Config
 	tokens *tokens
+	queue  *queue
 	file   *secretsfile.File[fileDoc]
 	vaults atomic.Pointer[map[string]*vault]
 	reads  atomic.Int64
@@ -84,7 +85,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, tokens: newTokens(cfg.Now)}
+	s := &Server{cfg: cfg, tokens: newTokens(cfg.Now), queue: &queue{now: cfg.Now}}
 	s.file = &secretsfile.File[fileDoc]{Path: cfg.SecretsFile, Store: "Key Vault", Logger: cfg.Logger, Use: s.use}
 	if err := s.file.Open(); err != nil {
 		return nil, fmt.Errorf("keyvault: %w", err)
@@ -102,7 +103,9 @@ func (s *Server) use(doc *fileDoc) error {
 	if err != nil {
 		return err
 	}
-	s.vaults.Store(&vaults)
+	if before := s.vaults.Swap(&vaults); before != nil {
+		s.notify(*before, vaults)
+	}
 	return nil
 }
 
@@ -116,11 +119,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	if name, ok := strings.CutSuffix(strings.ToLower(host), vaultSuffix); ok {
+	host = strings.ToLower(host)
+	name, isVault := strings.CutSuffix(host, vaultSuffix)
+	switch {
+	case isVault:
 		s.serveVault(w, r, name)
-		return
+	case strings.HasSuffix(host, queueSuffix):
+		s.serveQueue(w, r, host)
+	default:
+		s.serveLogin(w, r)
 	}
-	s.serveLogin(w, r)
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

@@ -19,35 +19,41 @@ const (
 type tokens struct {
 	now func() time.Time
 
-	mu      sync.Mutex
-	expires map[[sha256.Size]byte]time.Time
-	oldest  [][sha256.Size]byte // in the order of issue and therefore of expiry
+	mu     sync.Mutex
+	issued map[[sha256.Size]byte]issued
+	oldest [][sha256.Size]byte // in the order of issue and therefore of expiry
+}
+
+// issued is what is known of a token.
+type issued struct {
+	resource string
+	expires  time.Time
 }
 
 func newTokens(now func() time.Time) *tokens {
-	return &tokens{now: now, expires: make(map[[sha256.Size]byte]time.Time)}
+	return &tokens{now: now, issued: make(map[[sha256.Size]byte]issued)}
 }
 
-// issue returns a new token. It removes the oldest one if there are too many.
-func (t *tokens) issue() string {
+// issue returns a new token for a resource. It removes the oldest one if there are too many.
+func (t *tokens) issue(resource string) string {
 	token := rand.Text() + rand.Text()
 	sum := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.oldest) == maxTokens {
-		delete(t.expires, t.oldest[0])
+		delete(t.issued, t.oldest[0])
 		t.oldest = t.oldest[1:]
 	}
-	t.expires[sum] = t.now().Add(tokenLifetime)
+	t.issued[sum] = issued{resource, t.now().Add(tokenLifetime)}
 	t.oldest = append(t.oldest, sum)
 	return token
 }
 
-// valid reports whether token was issued here and has not expired.
-func (t *tokens) valid(token string) bool {
+// valid reports whether token was issued here for the resource and has not expired.
+func (t *tokens) valid(token, resource string) bool {
 	sum := sha256.Sum256([]byte(token))
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	expires, ok := t.expires[sum]
-	return ok && t.now().Before(expires)
+	held, ok := t.issued[sum]
+	return ok && held.resource == resource && t.now().Before(held.expires)
 }

@@ -53,7 +53,7 @@ func (s *Server) checkToken(w http.ResponseWriter, r *http.Request) *vaultError 
 	const scheme = "bearer "
 	header := r.Header.Get("Authorization")
 	isBearer := len(header) > len(scheme) && strings.EqualFold(header[:len(scheme)], scheme)
-	if isBearer && s.tokens.valid(header[len(scheme):]) {
+	if isBearer && s.tokens.valid(header[len(scheme):], resource) {
 		return nil
 	}
 	// The host is that of the real authority, as in the real challenge: clients read the
