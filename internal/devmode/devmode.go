@@ -201,8 +201,10 @@ func (env *Environment) serve(ln net.Listener, cert tls.Certificate, log *slog.L
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		BaseContext:       func(net.Listener) context.Context { return base },
+		// These are errors of connections, which the clients report as well. A broker that stops
+		// interrupts its requests.
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return base },
 	}
 	go func() {
 		defer close(env.served)

@@ -13,11 +13,13 @@ import (
 	"time"
 )
 
+// QueueHost is the host of the only queue, and QueueName its name.
 const (
-	// QueueHost is the host of the only queue, and QueueName its name.
 	QueueHost = "yourstorageaccount" + queueSuffix
 	QueueName = "secret-events"
+)
 
+const (
 	queueSuffix     = ".queue.core.windows.net"
 	storageResource = "https://storage.azure.com"
 	// maxMessages limits the number of messages. The oldest one makes room.
@@ -111,7 +113,7 @@ func (s *Server) serveQueue(w http.ResponseWriter, r *http.Request, host string)
 
 // queueMessage is an element of the response to Get Messages and Peek Messages.
 type queueMessage struct {
-	MessageId, InsertionTime, ExpirationTime string //nolint:revive // as in the protocol
+	MessageId, InsertionTime, ExpirationTime string
 	PopReceipt                               string `xml:",omitempty"`
 	TimeNextVisible                          string `xml:",omitempty"`
 	DequeueCount                             int
