@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"text/template"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +15,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/connectorfile"
 	"github.com/secretbroker/secretbroker/internal/devmode"
-	"github.com/secretbroker/secretbroker/internal/filestamp"
-	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 // devFlags are the flags of "secretbroker dev".
@@ -98,19 +95,11 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 	// From here on the command runs like "secretbroker serve". The additions of dev run in
 	// parallel once the broker is ready.
 	parts := newGroup(cmd.Context())
-	ready, hub := make(chan listening, 1), make(chan *watch.Hub, 1)
+	ready := make(chan listening, 1)
 	ctx, stop := context.WithCancel(parts.ctx)
 	defer stop()
 	parts.run("broker", func(context.Context) error {
-		return serve(ctx, cfg, log, process{onHub: func(h *watch.Hub) { hub <- h }, onReady: func(l listening) { ready <- l }})
-	})
-	parts.run("hints", func(context.Context) error { // ends with the broker
-		select {
-		case <-ctx.Done():
-		case h := <-hub:
-			hintEdits(ctx, h, []string{env.SecretsFile})
-		}
-		return nil
+		return serve(ctx, cfg, log, process{onReady: func(l listening) { ready <- l }})
 	})
 	parts.run("dev", func(ctx context.Context) error {
 		select {
@@ -125,30 +114,6 @@ func runDev(cmd *cobra.Command, flags devFlags) (err error) {
 		}
 	})
 	return parts.wait()
-}
-
-// editInterval is the interval at which dev looks whether the secrets of the embedded
-// stores were edited.
-const editInterval = 500 * time.Millisecond
-
-// hintEdits tells the Hub when one of the files was edited, until ctx ends.
-func hintEdits(ctx context.Context, h *watch.Hub, files []string) {
-	stamps := make([]filestamp.Stamp, len(files))
-	for i, file := range files {
-		stamps[i] = filestamp.At(filestamp.NoDirectory, file)
-	}
-	for {
-		wait(ctx, editInterval)
-		if ctx.Err() != nil {
-			return
-		}
-		for i, file := range files {
-			if now := filestamp.At(filestamp.NoDirectory, file); now != stamps[i] {
-				stamps[i] = now
-				h.Hint("", "", "")
-			}
-		}
-	}
 }
 
 // forOnce makes a single run independent of other brokers on the machine, unless flags

@@ -20,7 +20,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
 	"github.com/secretbroker/secretbroker/internal/keyfile"
-	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 // broker is a whole broker under test: the ordinary wiring over real TLS, on
@@ -61,19 +60,16 @@ func startBrokerWith(ctx context.Context, opts devmode.Options, change func(*dev
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	ready, ended := make(chan listening, 1), make(chan error, 1)
-	var hints sync.WaitGroup // as in dev
 	go func() {
 		ended <- serve(ctx, cfg, log, process{
 			hangups: b.hangups,
 			reload:  func() (*config.Config, error) { return config.Load(env.ConfigFile) },
-			onHub:   func(h *watch.Hub) { hints.Go(func() { hintEdits(ctx, h, []string{env.SecretsFile}) }) },
 			onReady: func(l listening) { ready <- l },
 		})
 	}()
 	b.stop = sync.OnceValue(func() error {
 		cancel()
 		err := <-ended
-		hints.Wait()
 		return errors.Join(err, env.Close())
 	})
 	select {

@@ -34,7 +34,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
 	"github.com/secretbroker/secretbroker/internal/usage"
-	"github.com/secretbroker/secretbroker/internal/watch"
 )
 
 func newServeCommand() *cobra.Command {
@@ -102,8 +101,6 @@ type process struct {
 	hangups <-chan os.Signal
 	// reload reads secretbroker.yaml again. It is required with hangups.
 	reload func() (*config.Config, error)
-	// onHub, if not nil, is called with the Hub that notices changes of watched secrets.
-	onHub func(*watch.Hub)
 	// eventOpeners, if not nil, replace the openers of sources of events.
 	eventOpeners map[secret.Kind]provider.EventOpener
 	// onReady, if not nil, is called when the broker is ready.
@@ -259,9 +256,6 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	})
 	hub.SetReader(resolver)
 	receiver.use(others.leased(integrations), hub, values, others, resolver)
-	if proc.onHub != nil {
-		proc.onHub(hub)
-	}
 	management := manage.New(manage.Config{
 		Store:         integrations,
 		Kinds:         kinds.All(),
