@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -14,40 +13,9 @@ import (
 // minutes old, because the embedded Key Vault sends an event to its queue. The event causes
 // one read, which also serves Resolve.
 func TestAzureEvents(t *testing.T) {
-	b, err := startBrokerWith(t.Context(), devmode.Options{Dir: t.TempDir()}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := b.stop(); err != nil {
-			t.Errorf("stop: %v", err)
-		}
-		if t.Failed() {
-			t.Log(b.log.String())
-		}
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	b := startEventsBroker(t, devmode.Options{}, nil)
 	configs := map[string]string{"p": devmode.VaultURL + "::postgres-password"}
-	stream, err := secretbrokerv1.NewWatchServiceClient(dialBroker(t, b.addr, b.CAFile, b.Worker)).Watch(ctx, &secretbrokerv1.WatchRequest{
-		Sets: []*secretbrokerv1.WatchSet{{IntegrationId: devmode.IntegrationID, Configs: configs}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	await := func(state secretbrokerv1.Notice_State) {
-		t.Helper()
-		for {
-			m, err := stream.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, n := range m.GetNotices() {
-				if n.GetState() == state {
-					return
-				}
-			}
-		}
-	}
+	await := watching(t, b, devmode.IntegrationID, configs)
 	await(secretbrokerv1.Notice_STATE_CURRENT)
 	before := b.KeyVault.Reads()
 	edited := time.Now()
