@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
@@ -106,19 +105,18 @@ func TestLocalFileEvents(t *testing.T) {
 	change := func(to string) {
 		t.Helper()
 		// The broker may not watch the directory yet, so the file changes until it is read.
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			if err := os.WriteFile(b.Local.File, []byte("password="+to+"\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for range 20 {
-				if value() == to {
-					return
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for i, end := 0, time.Now().Add(30*time.Second); value() != to; i++ {
+			if i%20 == 0 {
+				if err := replace(b.Local.File, "password="+to+"\n"); err != nil {
+					t.Fatal(err)
 				}
-				time.Sleep(20 * time.Millisecond)
 			}
 			if time.Now().After(end) {
 				t.Fatalf("the cache still has the value from before %q", to)
 			}
+			<-tick.C
 		}
 	}
 	change("firstPassw0rdExamp1e")
