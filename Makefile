@@ -65,7 +65,7 @@ test-connect-versions: ## run test-connect with all older versions of Kafka (hal
 	$(foreach v,$(OLDER_KAFKA),$(MAKE) test-connect KAFKA=$(v) &&) true
 
 test-peers: ## test against third-party stores, which it installs (docs/testing.md)
-	TEST_PEERS=1 $(GO) test $(RACE) -timeout 40m -count=1 -run 'Peer|Moto' ./internal/provider/... ./client/clienttest
+	TEST_PEERS=1 $(GO) test $(RACE) -timeout 40m -count=1 -run 'Peer|Moto' ./internal/provider/... ./client/clienttest ./internal/app
 	cd tools/peers/gcp && $(GO) test -mod=mod -count=1 ./...
 	cd tools/peers/otlp && $(GO) test -mod=mod -count=1 ./...
 

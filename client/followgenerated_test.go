@@ -99,6 +99,22 @@ func TestFollowGeneratedExpiring(t *testing.T) {
 	})
 }
 
+// A notice that comes during the call of Resolve that caused it is not lost.
+func TestFollowGeneratedRefreshed(t *testing.T) {
+	withCredential(t, func(t *testing.T, f *following, s *stubStream) {
+		f.stub.mu.Lock()
+		f.answered = func() { // the broker answers with the old one, and reads another one
+			f.lease("L2")
+			s.tell(false, generatedNotice("p", changed, "L2"), generatedNotice("user", changed, "L2"))
+			time.Sleep(time.Second)
+		}
+		f.stub.mu.Unlock()
+		s.tell(false, generatedNotice("p", expiring, "L1"), generatedNotice("user", expiring, "L1"))
+		time.Sleep(2 * time.Second)
+		wantLines(t, f.reported.take(), "db/p p-L2", "db/user user-L2")
+	})
+}
+
 // The stream of another replica tells of its own credential. The Follower keeps the one that
 // it has.
 func TestFollowGeneratedElsewhere(t *testing.T) {

@@ -56,7 +56,9 @@ type followed struct {
 	// generated means that the value is a credential of one replica. It is resolved again
 	// before it ends, whichever replica the stream is of.
 	generated bool
-	problem   *ConfigError // why the value may be out of date, or is denied
+	// news means that a notice has come since the last call of Resolve began.
+	news    bool
+	problem *ConfigError // why the value may be out of date, or is denied
 }
 
 // resolveSet returns a set with its values.
@@ -116,7 +118,7 @@ func (f *Follower) apply(it *followed, n *Notice) {
 		}
 		f.trouble(it, n.Err)
 	default:
-		it.want, it.readAt, it.poll, it.generated = n.Version, n.FetchTime, false, n.Generated
+		it.want, it.readAt, it.poll, it.generated, it.news = n.Version, n.FetchTime, false, n.Generated, true
 		if it.value.Version == n.Version && n.State != NoticeExpiring {
 			it.done()
 			if n.Generated {
@@ -270,6 +272,9 @@ func (s *followedSet) resolve(ctx context.Context, batch []*followed) {
 	if !batch[0].poll {
 		req.NotReadBefore = batch[0].readAt
 	}
+	for _, it := range batch {
+		it.news = false
+	}
 	f.mu.Unlock()
 	res, err := f.client.Resolve(ctx, req)
 	f.mu.Lock()
@@ -355,6 +360,8 @@ func (f *Follower) resolved(it *followed, v Value, asked time.Time) {
 	switch {
 	case it.poll:
 		it.pollLater()
+	case it.generated && it.news && it.want != v.Version:
+		it.due = time.Now()
 	case it.generated:
 		it.done()
 		it.renewLater()

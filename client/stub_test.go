@@ -34,8 +34,9 @@ type stub struct {
 	mu       sync.Mutex
 	values   map[string]*secretbrokerv1.ResolvedConfig // by reference
 	errors   map[string]*secretbrokerv1.ConfigError
-	failure  error // of the whole call
-	hanging  bool  // calls wait for the end of their context
+	failure  error  // of the whole call
+	hanging  bool   // calls wait for the end of their context
+	answered func() // is called once, before the next answer arrives; nil for none
 	resolved []*secretbrokerv1.ResolveRequest
 	streams  []*stubStream
 	// opened, if not nil, is called for every stream that is opened.
@@ -111,6 +112,12 @@ func (b *stub) Resolve(ctx context.Context, in *secretbrokerv1.ResolveRequest, _
 		case b.values[reference] != nil:
 			out.Configs[config] = proto.CloneOf(b.values[reference])
 		}
+	}
+	if meanwhile := b.answered; meanwhile != nil {
+		b.answered = nil
+		b.mu.Unlock()
+		meanwhile()
+		b.mu.Lock()
 	}
 	return out, nil
 }
