@@ -107,3 +107,26 @@ func TestConfirmTwoReadsOfOneSecret(t *testing.T) {
 		}
 	})
 }
+
+// TestConfirmAfterLaterConfirm: the confirmation of a read, which comes after that of a later
+// read of another replica, is acknowledged at once, although there is nothing left to drop.
+func TestConfirmAfterLaterConfirm(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		for range 5 {
+			began := time.Now()
+			time.Sleep(time.Second)
+			for _, r := range []*broker{b, a} {
+				at := began
+				if r == b {
+					at = time.Now()
+				}
+				start := time.Now()
+				c := r.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: at, Ended: time.Now()}})
+				if took := time.Since(start); c.State != AllReplicas || took > 200*time.Millisecond {
+					t.Errorf("%+v after %v", c, took)
+				}
+			}
+			time.Sleep(1100 * time.Millisecond)
+		}
+	})
+}

@@ -77,7 +77,9 @@ func (t *Tracker) pollAnd(ctx context.Context, finish func()) error {
 	t.last, t.pruned, t.polledAt, t.now = c.Seq, c.Pruned, began, c.Now
 	t.mu.Unlock()
 	t.works(notSeen)
-	acknowledge := false
+	// The last write has changed no row: it may be a Confirm of a read that began before the
+	// one that another Confirm has told of.
+	acknowledge := !first && c.Seq > last && (len(c.Rows) == 0 || c.Rows[len(c.Rows)-1].Seq < c.Seq)
 	for i := range todo {
 		t.apply(&todo[i])
 		acknowledge = acknowledge || todo[i].acknowledge
