@@ -33,7 +33,6 @@ import (
 	"github.com/secretbroker/secretbroker/internal/resolve"
 	"github.com/secretbroker/secretbroker/internal/secret"
 	"github.com/secretbroker/secretbroker/internal/server"
-	"github.com/secretbroker/secretbroker/internal/usage"
 )
 
 func newServeCommand() *cobra.Command {
@@ -213,10 +212,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 			return &exitError{Code: exitFailure, Err: fmt.Errorf("registry: the tables that replicas share: %w", err)}
 		}
 	}
-	uses := usage.New(usage.Config{Store: integrations.usage, Replica: replicaName(cfg.Listen), Logger: log})
-	m.watchUsage(uses, integrations)
-	outdated := &outdatedUses{integrations: integrations, log: log}
-	m.watchOutdated(outdated)
+	uses, outdated := m.newUses(integrations, replicaName(cfg.Listen), log)
 
 	places, err := placement.New(cfg.Placement.Rules())
 	if err != nil {

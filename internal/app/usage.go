@@ -19,6 +19,15 @@ const (
 	outdatedTime     = 10 * time.Second
 )
 
+// newUses returns what records usage and what counts outdated uses. replica names this one.
+func (m *metrics) newUses(integrations *integrationStore, replica string, log *slog.Logger) (*usage.Recorder, *outdatedUses) {
+	uses := usage.New(usage.Config{Store: integrations.usage, Replica: replica, Logger: log})
+	m.watchUsage(uses, integrations)
+	outdated := &outdatedUses{integrations: integrations, log: log}
+	m.watchOutdated(outdated)
+	return uses, outdated
+}
+
 // outdatedUses counts the uses that have not read the current version of their secret.
 type outdatedUses struct {
 	integrations *integrationStore

@@ -59,6 +59,9 @@ type UsageEntry struct {
 	Attribution    Attribution
 }
 
+// VersionUse is what a use has read of one version.
+type VersionUse = registry.VersionUse
+
 // UsagePage is one page of usage.
 type UsagePage struct {
 	// Usage is sorted: that of one integration the latest first, that of all by integration.

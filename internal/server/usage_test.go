@@ -10,21 +10,17 @@ import (
 
 	secretbrokerv1 "github.com/secretbroker/secretbroker/gen/secretbroker/v1"
 	"github.com/secretbroker/secretbroker/internal/manage"
-	"github.com/secretbroker/secretbroker/internal/registry"
 )
 
 // TestUsageMessage: each field of an entry is in its message.
 func TestUsageMessage(t *testing.T) {
 	at := time.Date(2027, 1, 10, 12, 0, 0, 0, time.UTC)
-	e := manage.UsageEntry{
-		Usage: registry.Usage{
-			Integration: "i", UID: "not told", Principal: "p", Connector: "c", Store: "st", Secret: "s", Key: "k", GrantID: "g", Version: "v2", FirstAt: at, LastAt: at.Add(4),
-			Versions: []registry.VersionUse{
-				{Version: "v2", FirstAt: at.Add(2), LastAt: at.Add(4), RequestID: "r", Sequence: 1 << 60, Replica: "b"},
-				{Version: "v1", LastAt: at.Add(1)},
-			},
-		},
-		CurrentVersion: "v3", State: manage.VersionOutdated, Attribution: manage.ByConnector,
+	e := manage.UsageEntry{CurrentVersion: "v3", State: manage.VersionOutdated, Attribution: manage.ByConnector}
+	e.Integration, e.UID, e.Principal, e.Connector, e.Store, e.Secret, e.Key, e.GrantID = "i", "not told", "p", "c", "st", "s", "k", "g"
+	e.Version, e.FirstAt, e.LastAt = "v2", at, at.Add(4)
+	e.Versions = []manage.VersionUse{
+		{Version: "v2", FirstAt: at.Add(2), LastAt: at.Add(4), RequestID: "r", Sequence: 1 << 60, Replica: "b"},
+		{Version: "v1", LastAt: at.Add(1)},
 	}
 	want := &secretbrokerv1.Usage{
 		IntegrationId: "i", Principal: "p", Connector: "c", Store: "st", Secret: "s", JsonKey: "k", GrantId: "g", Version: "v2",

@@ -48,7 +48,7 @@ func (w *world) read(version string) {
 		committed <- err
 	}()
 	synctest.Wait()
-	go io.ReadAll(io.LimitReader(w.out, 1<<20)) //nolint:errcheck // ends with the log
+	go io.ReadAll(io.LimitReader(w.out, 1<<20)) // ends with the log
 	if err := <-committed; err != nil {
 		w.Fatal(err)
 	}

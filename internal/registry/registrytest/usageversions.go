@@ -34,7 +34,11 @@ func mergeUsage(t *testing.T, u registry.UsageStore, batch ...registry.Usage) {
 // versionUse is a version with the call that read it first. Times are in minutes since noon.
 func versionUse(version string, first, last int) registry.VersionUse {
 	at := func(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
-	return registry.VersionUse{Version: version, FirstAt: at(first), LastAt: at(last), RequestID: "request-" + version, Sequence: uint64(first) + 1<<40, Replica: "replica"}
+	sequence := uint64(first + 1000) //nolint:gosec // positive
+	return registry.VersionUse{
+		Version: version, FirstAt: at(first), LastAt: at(last), RequestID: "request-" + version, Sequence: sequence,
+		Replica: "replica",
+	}
 }
 
 // ofVersions is a report of a use of the integration a, of the given versions, the latest first.
