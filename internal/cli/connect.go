@@ -18,7 +18,7 @@ func newConnectCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newConvertCommand(), newConnectPlanCommand())
+	cmd.AddCommand(newConvertCommand(), newConnectPlanCommand(), newRotateCommand())
 	return cmd
 }
 
