@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/secretbroker/secretbroker/client"
 	"github.com/secretbroker/secretbroker/internal/campaign"
@@ -61,16 +60,10 @@ func (b *rotationBroker) Reads(ctx context.Context, integration string, of secre
 	return all, nil
 }
 
-// filterOfSecret returns a filter for the uses of a secret. A filter cannot express quotation
-// marks; then it selects more, which the campaign ignores.
+// filterOfSecret returns a filter for the uses of a secret. Neither stores nor names can have
+// quotation marks.
 func filterOfSecret(of secret.Ref) string {
-	var terms []string
-	for _, term := range [][2]string{{"store", of.Store}, {"secret", of.Name}} {
-		if !strings.ContainsAny(term[1], `"*`) {
-			terms = append(terms, term[0]+` = "`+term[1]+`"`)
-		}
-	}
-	return strings.Join(terms, " AND ")
+	return `store = "` + of.Store + `" AND secret = "` + of.Name + `"`
 }
 
 // readsOf returns the reads of an entry of usage, one for each version.
