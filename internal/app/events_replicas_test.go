@@ -184,7 +184,8 @@ func floodWithEvents(t *testing.T, metrics *prometheus.Registry, queue *eventste
 }
 
 // TestEventLatency measures the time from an event to the notice of a watcher, at the replica
-// that receives the event and at the other one, for docs/performance.md.
+// that receives the event and at the other one, for docs/performance.md. Each secret changes
+// once.
 func TestEventLatency(t *testing.T) {
 	if os.Getenv("SECRETBROKER_SCALING") == "" {
 		t.Skip("SECRETBROKER_SCALING is not set")
@@ -192,46 +193,69 @@ func TestEventLatency(t *testing.T) {
 	const rotations = 100
 	queue, empty := eventstest.NewQueue(), eventstest.NewQueue()
 	c, _ := newEventCluster(t, queue, empty)
+	if err := replace(c.SecretsFile, vaultOf(rotations)); err != nil {
+		t.Fatal(err)
+	}
 	c.create("rotated")
+	c.document = strings.Replace(c.document, "  events: {queue_url: "+eventQueue+"}\n", "", 1) // or it would get a part of the messages
 	c.create("probe")
-	r := &rotation{c, "$trongPassw0rdExamp1e"}
+	configs := make(map[string]string, rotations)
+	for n := range rotations {
+		configs[fmt.Sprint(n)] = fmt.Sprintf("%s::sqlserver-%d", devmode.VaultURL, n)
+	}
 	probe := c.client(nil, c.replicas[0])
-	for _, replica := range c.replicas {
-		c.await("the replica has the integration", func() bool { return ask(t.Context(), c.client(nil, replica), "rotated") == nil })
+	value := func(cl *client.Client, n int, id string) string {
+		res, err := cl.Resolve(t.Context(), client.ResolveRequest{IntegrationID: id, Configs: map[string]string{"p": configs[fmt.Sprint(n)]}, MaxAge: new(time.Duration)})
+		if err != nil {
+			return ""
+		}
+		return res.Values["p"].Reveal()
 	}
 	notices := make([]chan time.Time, len(c.replicas))
 	for i, replica := range c.replicas {
-		stream, err := secretbrokerv1.NewWatchServiceClient(dialBroker(t, replica.addr, r.CAFile, r.Worker)).Watch(t.Context(), &secretbrokerv1.WatchRequest{
-			Sets: []*secretbrokerv1.WatchSet{{IntegrationId: "rotated", Configs: map[string]string{"p": rotatedRef}}}})
+		cl := c.client(nil, replica)
+		c.await("the replica has the integration", func() bool { return value(cl, rotations-1, "rotated") != "" })
+		stream, err := secretbrokerv1.NewWatchServiceClient(dialBroker(t, replica.addr, c.CAFile, c.Worker)).Watch(t.Context(), &secretbrokerv1.WatchRequest{
+			Sets: []*secretbrokerv1.WatchSet{{IntegrationId: "rotated", Configs: configs}}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		notices[i] = make(chan time.Time, 2)
+		for complete := false; !complete; {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			complete = m.GetComplete()
+		}
+		notices[i] = make(chan time.Time, rotations)
 		go func() {
 			for {
 				m, err := stream.Recv()
 				if err != nil {
 					return
 				}
-				if len(m.GetNotices()) > 0 {
+				for range m.GetNotices() {
 					notices[i] <- time.Now()
 				}
 			}
 		}()
-		<-notices[i]
 	}
 	delays := make([][]time.Duration, len(c.replicas))
 	for n := range rotations {
-		r.rotate(fmt.Sprintf("n3w-Passw0rd-%d", n))
-		c.await("the store has the new value", func() bool {
-			res, err := probe.Resolve(t.Context(), client.ResolveRequest{IntegrationID: "probe", Configs: map[string]string{"p": rotatedRef}, MaxAge: new(time.Duration)})
-			return err == nil && res.Values["p"].Reveal() == r.value
-		})
-		time.Sleep(2 * time.Second) // beyond the time in which hints are joined
+		old := fmt.Sprintf("'value %d'", n)
+		if err := edit(c.SecretsFile, old, "'another'"); err != nil {
+			t.Fatal(err)
+		}
+		c.await("the store has the new value", func() bool { return value(probe, n, "probe") == "another" })
 		began := time.Now()
-		queue.SendEvent(provider.Event{Store: devmode.VaultURL, Name: "sqlserver-db-secret", Type: "changed"})
+		queue.SendEvent(provider.Event{Store: devmode.VaultURL, Name: fmt.Sprintf("sqlserver-%d", n), Type: "changed"})
 		for i := range notices {
-			delays[i] = append(delays[i], (<-notices[i]).Sub(began))
+			select {
+			case at := <-notices[i]:
+				delays[i] = append(delays[i], at.Sub(began))
+			case <-time.After(30 * time.Second):
+				t.Fatalf("rotation %d: no notice of replica %d", n, i)
+			}
 		}
 	}
 	for i, what := range []string{"the replica that receives the event", "the other replica"} {

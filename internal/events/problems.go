@@ -12,6 +12,9 @@ const (
 	SourceFailing = "EVENTS_FAILING"
 	// SourceSilent: secrets have changed, and no event arrived.
 	SourceSilent = "EVENTS_MISSED"
+	// QueueShared: several integrations have the same queue, so each gets a part of the
+	// messages.
+	QueueShared = "EVENTS_QUEUE_SHARED"
 	// SourcesUnused: there are more sources than one broker receives from.
 	SourcesUnused = "EVENTS_NOT_RECEIVED"
 )
@@ -30,9 +33,15 @@ const (
 
 // Problems returns the problems of the sources, each reason at most once.
 func (r *Receiver) Problems() []Problem {
-	var failing, silent []string
+	var failing, silent, shared []string
+	users := make(map[string]string) // of queues
 	now := time.Now()
 	for _, s := range r.Status() {
+		if first := users[s.Name]; first != "" && !s.Local {
+			shared = append(shared, first+" and "+s.subject())
+		} else {
+			users[s.Name] = s.subject()
+		}
 		switch {
 		case !s.Since.IsZero() && now.Sub(s.Since) > problemAfter:
 			failing = append(failing, s.subject()+": "+s.Problem)
@@ -46,6 +55,10 @@ func (r *Receiver) Problems() []Problem {
 	}
 	if len(silent) > 0 {
 		all = append(all, Problem{SourceSilent, "secrets changed, and no event about them arrived from the sources of " + named(silent, ", ") + pollingGoesOn})
+	}
+	if len(shared) > 0 {
+		all = append(all, Problem{QueueShared, "each gets only a part of the messages, because they receive from the same queue: " + named(shared, "; ") +
+			"; configure the queue once, in events.sources" + pollingGoesOn})
 	}
 	r.mu.Lock()
 	left := r.left

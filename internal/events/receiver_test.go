@@ -314,13 +314,13 @@ func TestIntegrationsChange(t *testing.T) {
 		w.add("without", "1", "", vault)
 		w.add("zzz", "1", "queue", vault)
 		check(3, 1)
-		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Reason != SourcesUnused || !strings.HasPrefix(ps[0].Message, "1 sources of events are not used") {
+		if ps := w.receiver.Problems(); len(ps) != 2 || ps[1].Reason != SourcesUnused || !strings.HasPrefix(ps[1].Message, "1 sources of events are not used") {
 			t.Error(ps)
 		}
 		w.do(func() { delete(w.in, "one") })
 		w.receiver.IntegrationsChanged()
 		check(4, 2)
-		if ps := w.receiver.Problems(); len(ps) != 0 || len(w.receiver.Status()) != 2 {
+		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Reason != QueueShared || !strings.Contains(ps[0].Message, ": two and zzz; ") || len(w.receiver.Status()) != 2 {
 			t.Error(ps, w.receiver.Status())
 		}
 	})
