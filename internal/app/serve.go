@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
-	"github.com/secretbroker/secretbroker/internal/admission"
 	"github.com/secretbroker/secretbroker/internal/app/internal/hangup"
 	"github.com/secretbroker/secretbroker/internal/audit"
 	"github.com/secretbroker/secretbroker/internal/cache"
@@ -383,12 +382,4 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, proc proce
 	parts.stop()
 	_ = admin.Shutdown(finish) // a scrape at this moment may fail
 	return parts.wait()
-}
-
-func callLimits(cfg *config.Config) admission.Limits {
-	return admission.Limits{
-		PerSecond: cfg.Limits.MaxCallsPerSecondPerPrincipal,
-		PerCaller: cfg.Limits.MaxConcurrentCallsPerPrincipal,
-		Total:     cfg.Limits.MaxConcurrentCalls,
-	}
 }
