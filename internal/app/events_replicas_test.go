@@ -19,20 +19,21 @@ import (
 	"github.com/secretbroker/secretbroker/internal/asynctest"
 	"github.com/secretbroker/secretbroker/internal/config"
 	"github.com/secretbroker/secretbroker/internal/devmode"
+	"github.com/secretbroker/secretbroker/internal/devmode/keyvault"
 	"github.com/secretbroker/secretbroker/internal/events/eventstest"
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/secret"
 )
 
-const eventQueue = "https://example.queue.core.windows.net/secrets"
+// eventQueue is the queue of the sample integration.
+const eventQueue = "https://" + keyvault.QueueHost + "/" + keyvault.QueueName
 
 // newEventCluster returns two replicas in this process, of which each receives events from
 // one of the queues.
 func newEventCluster(t *testing.T, queues ...*eventstest.Queue) (c *cluster, metrics []*prometheus.Registry) {
 	t.Helper()
 	c = newCluster(t, 0)
-	c.document = strings.Replace(c.document, "azure:\n", "azure:\n  events: {queue_url: "+eventQueue+"}\n", 1)
 	for i, q := range queues {
 		r := c.newReplica(i, nil)
 		cfg, err := config.Load(r.config)
@@ -197,7 +198,9 @@ func TestEventLatency(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.create("rotated")
-	c.document = strings.Replace(c.document, "  events: {queue_url: "+eventQueue+"}\n", "", 1) // or it would get a part of the messages
+	c.document = strings.Join(slices.DeleteFunc(strings.SplitAfter(c.document, "\n"), func(line string) bool {
+		return strings.Contains(line, keyvault.QueueHost) // or it would get a part of the messages
+	}), "")
 	c.create("probe")
 	configs := make(map[string]string, rotations)
 	for n := range rotations {
