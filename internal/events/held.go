@@ -1,6 +1,7 @@
 package events
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/secretbroker/secretbroker/internal/cache"
@@ -140,16 +141,19 @@ func refOf(in *integration.Integration, e *provider.Event) (ref secret.Ref, ok b
 
 // storesOf returns the stores of an integration, by all of their names.
 func storesOf(in *integration.Integration) []string {
-	stores := in.Settings.StoreNames()
-	aliaser, ok := in.Settings.(integration.Aliaser)
-	if !ok {
-		return stores
-	}
 	var all []string
-	for _, store := range stores {
-		all = append(all, aliaser.Aliases(store)...)
+	for _, store := range in.Settings.StoreNames() {
+		all = append(all, aliasesOf(in, store)...)
 	}
 	return all
+}
+
+// aliasesOf returns the names that an integration has for a store.
+func aliasesOf(in *integration.Integration, store string) []string {
+	if aliaser, ok := in.Settings.(integration.Aliaser); ok {
+		return aliaser.Aliases(store)
+	}
+	return []string{store}
 }
 
 // hasStore reports whether an integration has a store.
@@ -157,6 +161,22 @@ func hasStore(in *integration.Integration, store string) bool {
 	canonical := in.CanonicalStore(store)
 	for _, own := range in.Settings.StoreNames() {
 		if in.CanonicalStore(own) == canonical {
+			return true
+		}
+	}
+	return false
+}
+
+// sharesStore reports whether a source's integration has a store of another integration. A
+// name such as an AWS endpoint can be that of another store in each of them. It is the same
+// store if one of them has all the names that the other has.
+func sharesStore(source, other *integration.Integration, store string) bool {
+	names := aliasesOf(other, store)
+	containsAll := func(all, some []string) bool {
+		return !slices.ContainsFunc(some, func(name string) bool { return !slices.Contains(all, name) })
+	}
+	for _, own := range source.Settings.StoreNames() {
+		if same := aliasesOf(source, own); containsAll(names, same) || containsAll(same, names) {
 			return true
 		}
 	}

@@ -2,8 +2,11 @@ package events
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/secretbroker/secretbroker/internal/integration"
 )
 
 const (
@@ -90,15 +93,19 @@ func (r *Receiver) watchMisses(ctx context.Context) {
 	for sleep(ctx, sweepInterval) {
 		now := time.Now()
 		for k, at := range r.misses.sweep(now) {
-			for _, s := range r.sourcesFor(k.integration, k.store) {
+			in, err := r.integrations.Get(k.integration)
+			if err != nil {
+				continue
+			}
+			for _, s := range r.sourcesFor(in, k.store) {
 				s.missed(at, now)
 			}
 		}
 	}
 }
 
-// sourcesFor returns the sources of the events of a store of an integration.
-func (r *Receiver) sourcesFor(integrationID, store string) []*source {
+// sourcesFor returns the sources of the events of some of the stores of an integration.
+func (r *Receiver) sourcesFor(in *integration.Integration, stores ...string) []*source {
 	var all []*source
 	r.mu.Lock()
 	for _, s := range r.sources {
@@ -107,7 +114,7 @@ func (r *Receiver) sourcesFor(integrationID, store string) []*source {
 	r.mu.Unlock()
 	some := all[:0]
 	for _, s := range all {
-		if s.serves(integrationID) && (store == "" || hasStore(s.in, store)) {
+		if s.in.Kind == in.Kind && s.serves(in.ID) && slices.ContainsFunc(stores, func(store string) bool { return sharesStore(s.in, in, store) }) {
 			some = append(some, s)
 		}
 	}

@@ -203,8 +203,8 @@ func sourceID(central bool, id string) string {
 	return "integration/" + id
 }
 
-// wanted returns the sources that there should be, the most important first. It requires the
-// lock.
+// wanted returns the sources that there should be, the most important first. A new one takes
+// the place of no running one. It requires the lock.
 func (r *Receiver) wanted(integrations []*integration.Integration) []*source {
 	var all []*source
 	for _, c := range r.central {
@@ -216,8 +216,9 @@ func (r *Receiver) wanted(integrations []*integration.Integration) []*source {
 			all = append(all, &source{receiver: r, id: sourceID(false, in.ID), in: in})
 		}
 	}
+	waits := func(s *source) bool { return r.sources[s.id] == nil && r.ending[s.id] == nil }
 	slices.SortStableFunc(all[own:], func(a, b *source) int { // local files change without events as well
-		return cmp.Compare(b2i(a.local()), b2i(b.local()))
+		return cmp.Or(cmp.Compare(b2i(a.local()), b2i(b.local())), cmp.Compare(b2i(waits(a)), b2i(waits(b))))
 	})
 	return all
 }
@@ -306,6 +307,8 @@ func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event
 	case !hasStore(in, key.store):
 		return readDone, 0
 	}
+	// A read can begin minutes after the event, after those of many other secrets.
+	r.misses.hear(changeKey{in.ID, key.store, key.name}, time.Now())
 	for _, h := range r.holder.Held(in, e) {
 		expected := ""
 		if h.Ref.Version == currentLabel(e) {

@@ -312,7 +312,7 @@ func TestIntegrationsChange(t *testing.T) {
 		}
 		w.add("two", "1", "queue", vault)
 		w.add("without", "1", "", vault)
-		w.add("zzz", "1", "queue", vault)
+		w.add("earlier", "1", "queue", vault) // takes the place of no running one
 		check(3, 1)
 		if ps := w.receiver.Problems(); len(ps) != 2 || ps[1].Reason != SourcesUnused || !strings.HasPrefix(ps[1].Message, "1 sources of events are not used") {
 			t.Error(ps)
@@ -320,7 +320,9 @@ func TestIntegrationsChange(t *testing.T) {
 		w.do(func() { delete(w.in, "one") })
 		w.receiver.IntegrationsChanged()
 		check(4, 2)
-		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Reason != QueueShared || !strings.Contains(ps[0].Message, ": two and zzz; ") || len(w.receiver.Status()) != 2 {
+		w.add("two", "2", "queue", vault)
+		check(5, 3)
+		if ps := w.receiver.Problems(); len(ps) != 1 || ps[0].Reason != QueueShared || !strings.Contains(ps[0].Message, ": earlier and two; ") || len(w.receiver.Status()) != 2 {
 			t.Error(ps, w.receiver.Status())
 		}
 	})

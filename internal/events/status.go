@@ -259,13 +259,7 @@ func (r *Receiver) Status() []Status {
 
 // StatusOf returns the states of the sources of the events of an integration.
 func (r *Receiver) StatusOf(in *integration.Integration) []Status {
-	var some []*source
-	for _, s := range r.sourcesFor(in.ID, "") {
-		if slices.ContainsFunc(in.Settings.StoreNames(), func(store string) bool { return s.in.Kind == in.Kind && hasStore(s.in, store) }) {
-			some = append(some, s)
-		}
-	}
-	return statusOf(some)
+	return statusOf(r.sourcesFor(in, in.Settings.StoreNames()...))
 }
 
 // Totals returns the numbers of events of all sources since the start by Outcome, and that

@@ -16,6 +16,7 @@ import (
 	"github.com/secretbroker/secretbroker/internal/integration"
 	"github.com/secretbroker/secretbroker/internal/provider"
 	"github.com/secretbroker/secretbroker/internal/provider/storeerror"
+	"github.com/secretbroker/secretbroker/internal/provider/task"
 )
 
 const (
@@ -147,7 +148,7 @@ func (q *queue) poll(ctx context.Context) ([]provider.EventMessage, error) {
 		return nil, q.explain(ctx, err)
 	}
 	messages := make([]provider.EventMessage, 0, len(resp.Messages))
-	for _, m := range resp.Messages {
+	for _, m := range resp.Messages[:min(len(resp.Messages), receiveMax)] {
 		if m != nil && m.MessageID != nil && m.PopReceipt != nil && storeerror.Plain(*m.MessageID) != "" {
 			messages = append(messages, eventMessage(m))
 		}
@@ -170,7 +171,12 @@ func eventMessage(m *azqueue.DequeuedMessage) provider.EventMessage {
 		e.Problem = "the message has no text"
 		return e
 	}
-	e.Events, e.Problem = parseMessage(*m.MessageText)
+	if err := task.Contain(func() error {
+		e.Events, e.Problem = parseMessage(*m.MessageText)
+		return nil
+	}); err != nil {
+		e.Events, e.Problem = nil, "the broker cannot handle the message"
+	}
 	return e
 }
 
