@@ -221,31 +221,34 @@ func TestReceiveFaults(t *testing.T) {
 // A server that does not respond at all is an outage, unless Pub/Sub still responds to
 // something else: it may then only wait longer for a message.
 func TestReceiveSilence(t *testing.T) {
-	for alive, timeout := range map[bool]time.Duration{true: time.Second, false: 100 * time.Millisecond} {
-		f := newFake(t)
-		cfg := f.Config()
-		cfg.TryTimeout = timeout
-		in := f.withEvents()
-		s, err := subscribe(t.Context(), cfg, in, 0)
-		providertest.Must(t, err)
-		defer s.Close()
-		f.intercept(pubsubHost, func(w http.ResponseWriter, r *http.Request) {
-			if alive && strings.HasSuffix(r.URL.Path, ":testIamPermissions") {
-				fmt.Fprint(w, `{"permissions": ["`+consume+`"]}`)
-				return
+	for alive, timeout := range map[bool]time.Duration{true: 3 * time.Second, false: time.Second} {
+		t.Run(fmt.Sprint(alive), func(t *testing.T) {
+			t.Parallel() // it waits
+			f := newFake(t)
+			cfg := f.Config()
+			cfg.TryTimeout = timeout
+			in := f.withEvents()
+			s, err := subscribe(t.Context(), cfg, in, 0)
+			providertest.Must(t, err)
+			defer s.Close()
+			f.intercept(pubsubHost, func(w http.ResponseWriter, r *http.Request) {
+				if alive && strings.HasSuffix(r.URL.Path, ":testIamPermissions") {
+					fmt.Fprint(w, `{"permissions": ["`+consume+`"]}`)
+					return
+				}
+				_, _ = io.ReadAll(r.Body) // so that the server notices the end of the request
+				<-r.Context().Done()
+			})
+			_, err = s.tokens.Get(t.Context())
+			providertest.Must(t, err)
+			messages, err := s.Receive(t.Context())
+			if len(messages) > 0 || (err == nil) != alive {
+				t.Errorf("alive %v: Receive = %+v, %v", alive, messages, err)
 			}
-			_, _ = io.ReadAll(r.Body) // so that the server notices the end of the request
-			<-r.Context().Done()
+			if err != nil {
+				f.CheckError(err, secret.ReasonStoreUnavailable)
+			}
 		})
-		_, err = s.tokens.Get(t.Context())
-		providertest.Must(t, err)
-		messages, err := s.Receive(t.Context())
-		if len(messages) > 0 || (err == nil) != alive {
-			t.Errorf("alive %v: Receive = %+v, %v", alive, messages, err)
-		}
-		if err != nil {
-			f.CheckError(err, secret.ReasonStoreUnavailable)
-		}
 	}
 }
 
