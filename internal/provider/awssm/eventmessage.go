@@ -30,10 +30,15 @@ const (
 	cloudTrailSource = "secretsmanager.amazonaws.com"
 )
 
-// maxEvents limits the events of one message.
-const maxEvents = 100
+// maxEvents limits the events of one message, and maxBody its size in bytes: events have some
+// 10 KiB, and a message of 1 MiB can cost much processor time.
+const (
+	maxEvents = 100
+	maxBody   = 256 << 10
+)
 
 const (
+	tooLarge     = "the body is larger than an event of Secrets Manager"
 	notJSON      = "the body is not JSON"
 	notObject    = "the body is not a JSON object"
 	notEvent     = "the message is not an event of Secrets Manager; check the pattern of the EventBridge rule"
@@ -51,6 +56,9 @@ type messageParser struct {
 
 // parse returns the events of a message, or a provider.EventMessage.Problem.
 func (p messageParser) parse(body string) (events []provider.Event, problem string) {
+	if len(body) > maxBody {
+		return nil, tooLarge
+	}
 	data := bytes.TrimSpace([]byte(body))
 	if !json.Valid(data) {
 		decoded, err := base64.StdEncoding.DecodeString(string(data))

@@ -134,8 +134,8 @@ func TestParseMessage(t *testing.T) {
 		"cut off":                             {nativeEvent[:100], notJSON},
 		"too deep":                            {strings.Repeat(`{"detail":`, 20000) + "1" + strings.Repeat("}", 20000), notJSON},
 		"deep":                                {strings.Repeat(`{"detail":`, 9000) + "1" + strings.Repeat("}", 9000), noSecret},
-		"huge":                                {`{"padding":"` + strings.Repeat("x", 1<<20) + `",` + nativeEvent[1:], current(labelUpdated)},
-		"many resources":                      {`{"resources":[` + strings.Repeat(`"x",`, 100_000) + `"` + eventARN + `"]}`, noSecret},
+		"huge":                                {`{"padding":"` + strings.Repeat("x", 1<<20) + `",` + nativeEvent[1:], tooLarge},
+		"many resources":                      {`{"resources":[` + strings.Repeat(`"x",`, 50_000) + `"` + eventARN + `"]}`, noSecret},
 	} {
 		t.Run(name, func(t *testing.T) {
 			events, problem := messageParser{region: region, account: account}.parse(tt.body)
@@ -148,6 +148,18 @@ func TestParseMessage(t *testing.T) {
 			}
 			checkEvents(t, events, problem)
 		})
+	}
+}
+
+// TestLargeMessage: a message that is larger than any event is not parsed.
+func TestLargeMessage(t *testing.T) {
+	p := messageParser{region: region, account: account}
+	fill := func(size int) string { return nativeEvent + strings.Repeat(" ", size-len(nativeEvent)) }
+	if events, problem := p.parse(fill(maxBody)); len(events) != 1 || problem != "" {
+		t.Errorf("%d events, %q", len(events), problem)
+	}
+	if events, problem := p.parse(fill(maxBody + 1)); len(events) != 0 || problem != tooLarge {
+		t.Errorf("%d events, %q", len(events), problem)
 	}
 }
 
@@ -185,7 +197,7 @@ func checkEvents(t *testing.T, events []provider.Event, problem string) {
 	if len(events) > 0 && problem != "" || len(events) > maxEvents {
 		t.Errorf("%d events and the problem %q", len(events), problem)
 	}
-	if problem != "" && !slices.Contains([]string{notJSON, notObject, notEvent, noSecret, confirmation}, problem) {
+	if problem != "" && !slices.Contains([]string{tooLarge, notJSON, notObject, notEvent, noSecret, confirmation}, problem) {
 		t.Errorf("the problem is a text of the message: %q", problem)
 	}
 	types := []string{labelUpdated, untyped, "RotationSucceeded", "PutSecretValue", "UpdateSecret", "CreateSecret", "UpdateSecretVersionStage", "RestoreSecret", "DeleteSecret"}

@@ -306,7 +306,7 @@ func TestLargeMessages(t *testing.T) {
 		writeJSON(w, map[string]any{"Messages": messages})
 	})
 	for range 2 {
-		if messages := f.receive(q); len(messages) != 1 || messages[0].Problem != notJSON {
+		if messages := f.receive(q); len(messages) != 1 || messages[0].Problem != tooLarge {
 			t.Fatalf("%d messages", len(messages))
 		}
 	}
