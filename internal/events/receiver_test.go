@@ -312,6 +312,7 @@ func TestIntegrationsChange(t *testing.T) {
 		}
 		w.add("two", "1", "queue", vault)
 		w.add("without", "1", "", vault)
+		check(3, 1)
 		w.add("earlier", "1", "queue", vault) // takes the place of no running one
 		check(3, 1)
 		if ps := w.receiver.Problems(); len(ps) != 2 || ps[1].Reason != SourcesUnused || !strings.HasPrefix(ps[1].Message, "1 sources of events are not used") {
