@@ -130,3 +130,27 @@ func TestConfirmAfterLaterConfirm(t *testing.T) {
 		}
 	})
 }
+
+// TestConfirmAfterLaterConfirmAndWrite: such a confirmation is also acknowledged at once if the
+// replica writes another row before the other one has asked for the first.
+func TestConfirmAfterLaterConfirmAndWrite(t *testing.T) {
+	replicas(t, true, func(t *testing.T, d *database, a, b *broker) {
+		began := time.Now()
+		time.Sleep(time.Second)
+		if c := b.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: time.Now(), Ended: time.Now()}}); c.State != AllReplicas {
+			t.Fatalf("%+v", c)
+		}
+		time.Sleep(100 * time.Millisecond)
+		d.mu.Lock()
+		d.slow = 50 * time.Millisecond
+		d.mu.Unlock()
+		other := password
+		other.Name = "other"
+		a.read(other, "v1", time.Millisecond) // written 10 ms later
+		start := time.Now()
+		c := a.Confirm(t.Context(), []Read{{Key: password, Version: "v1", Began: began, Ended: time.Now()}})
+		if took := time.Since(start); c.State != AllReplicas || took > 500*time.Millisecond {
+			t.Errorf("%+v after %v", c, took)
+		}
+	})
+}

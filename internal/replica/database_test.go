@@ -135,7 +135,7 @@ func (d *database) WriteSightings(ctx context.Context, by string, all []Sighting
 		forced := v.Forced && (n.forcedAt > o.forcedAt || o.forcedAt > now)
 		other := later && v.Seen != o.Seen
 		fresh := v.Fresh && v.Seen == o.Seen && (n.freshAt > o.freshAt || o.freshAt > now)
-		if !forced && !fresh && !other {
+		if !v.Forced && !fresh && !other {
 			continue
 		}
 		if fresh || other {

@@ -15,6 +15,9 @@ const (
 	// ackInterval is the minimum time between two looks at the leases while calls of Confirm
 	// wait.
 	ackInterval = 25 * time.Millisecond
+	// ackTime is how long after the beginning of a confirmed read a Confirm may still wait
+	// for the row: longer than any read.
+	ackTime = time.Minute
 	// confirmWrites is the maximum number of calls of Confirm that write at the same time.
 	confirmWrites = 2
 	// confirmTime is how long Confirm waits.

@@ -77,9 +77,7 @@ func (t *Tracker) pollAnd(ctx context.Context, finish func()) error {
 	t.last, t.pruned, t.polledAt, t.now = c.Seq, c.Pruned, began, c.Now
 	t.mu.Unlock()
 	t.works(notSeen)
-	// The last write has changed no row: it may be a Confirm of a read that began before the
-	// one that another Confirm has told of.
-	acknowledge := !first && c.Seq > last && (len(c.Rows) == 0 || c.Rows[len(c.Rows)-1].Seq < c.Seq)
+	acknowledge := false
 	for i := range todo {
 		t.apply(&todo[i])
 		acknowledge = acknowledge || todo[i].acknowledge
@@ -123,7 +121,7 @@ type applied struct {
 	id          ID
 	key         Key
 	row         seen
-	acknowledge bool // a Confirm of another replica waits for it
+	acknowledge bool // a Confirm of another replica may wait for it
 	versions    bool // the row has another replica's version
 	fresh       bool // another replica has confirmed the version
 	lag         time.Duration
@@ -152,12 +150,15 @@ func (t *Tracker) take(row *Row, asked, now time.Time) (a applied, ok bool) {
 	if known && before.version == m.version {
 		m.at, m.own = before.at, before.own // the same sighting
 	}
+	// A Confirm also waits if its read began before that of an earlier Confirm, whose part of
+	// the row is then delivered again.
+	acknowledge := forced || row.Forced && row.ForcedAge < ackTime
 	fresh := m.fresh != 0 && !m.freshOwn && (!known || m.fresh > before.fresh)
 	if versions && !t.mayDrop(row.ID, row.Key, m.at, now) {
 		m.at, versions = 0, false // it takes effect later
 	}
 	t.mirror[row.ID] = m
-	return applied{id: row.ID, key: row.Key, row: m, acknowledge: forced, versions: versions, fresh: fresh, lag: row.Age}, versions || forced || fresh
+	return applied{id: row.ID, key: row.Key, row: m, acknowledge: acknowledge, versions: versions, fresh: fresh, lag: row.Age}, versions || acknowledge || fresh
 }
 
 // apply drops what is older than a row, and tells who watches the secret.

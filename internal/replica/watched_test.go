@@ -321,7 +321,10 @@ func (b *broker) checkRedelivery(t *testing.T, row Row) {
 	if a, ok := take(row); !ok || !a.acknowledge || a.fresh {
 		t.Errorf("a refresh: %+v, %v", a, ok)
 	}
-	row.FreshAge = 0
+	if a, ok := take(row); !ok || !a.acknowledge {
+		t.Errorf("the refresh again, for which another call may wait: %+v, %v", a, ok)
+	}
+	row.FreshAge, row.ForcedAge = 0, ackTime
 	if a, ok := take(row); !ok || a.acknowledge || a.versions || !a.fresh {
 		t.Errorf("a confirmation: %+v, %v", a, ok)
 	}

@@ -110,6 +110,7 @@ func (h *Hub) unkeep(t *target) {
 		h.drop(t)
 	}
 	h.route(t, Key{})
+	h.schedule(t, time.Time{})
 }
 
 // changeDue returns when to tell an item of a change. Notices of the change of a generated

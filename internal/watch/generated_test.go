@@ -349,3 +349,50 @@ func TestGeneratedLost(t *testing.T) {
 		}
 	})
 }
+
+// silent is a vending whose reads say nothing, and whose callers are denied, at times.
+type silent struct {
+	*vending
+	denied, silent bool // guarded by vending.mu
+}
+
+func (v *silent) Decide(who authz.Principal, id string, r secret.Ref) Decision {
+	v.mu.Lock()
+	denied := v.denied
+	v.mu.Unlock()
+	if denied {
+		return Decision{Denied: secret.Errorf(secret.ReasonAccessDenied, "no")}
+	}
+	return v.vending.Decide(who, id, r)
+}
+
+func (v *silent) Read(ctx context.Context, who authz.Principal, id string, r secret.Ref, now bool) (cache.Load, bool) {
+	v.mu.Lock()
+	silent := v.silent
+	v.mu.Unlock()
+	if silent {
+		return cache.Load{}, false
+	}
+	return v.vending.Read(ctx, who, id, r, now)
+}
+
+// TestGeneratedAfterKept: when a grant returns after the end of the credential, a first read
+// without an outcome is repeated.
+func TestGeneratedAfterKept(t *testing.T) {
+	vend(t, Config{}, !renewable, func(t *testing.T, h *Hub, v *vending) {
+		r := &silent{vending: v}
+		h.SetReader(r)
+		s := open(t, h, alice, v.item(""))
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT v1, complete")
+		v.do(func() { r.denied = true })
+		h.DecisionsChanged()
+		expect(t, s, 2*leaseTime, "0 DENIED ACCESS_DENIED")
+		expect(t, s, 2*leaseTime, "")
+		v.do(func() { r.denied, r.silent = false, true })
+		h.DecisionsChanged()
+		expect(t, s, time.Second, "")
+		v.do(func() { r.silent = false })
+		expect(t, s, time.Minute, "0 CHANGED v2")
+	})
+}

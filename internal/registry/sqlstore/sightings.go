@@ -92,7 +92,8 @@ func (t sharedTable) write(ctx context.Context, stmts ...stmt) error {
 }
 
 // WriteSightings implements replica.Table. A row is written only if it has another version,
-// of a later read, is forced, or has the row's version and a later fresh_at. A time in the
+// of a later read, is forced, or has the row's version and a later fresh_at. A forced one is
+// also written if it changes only seq: its writer waits until the others have seen it. A time in the
 // future is that of a clock that was set back. A Confirmation has no read_at, so that it
 // replaces no version.
 func (t sharedTable) WriteSightings(ctx context.Context, by string, all []replica.Sighting) (seq int64, err error) {
@@ -130,7 +131,7 @@ func (t sharedTable) WriteSightings(ctx context.Context, by string, all []replic
 			forced_by = CASE WHEN ` + forcedLater + ` THEN excluded.forced_by ELSE s.forced_by END,
 			fresh_at  = CASE WHEN ` + fresh + ` OR ` + other + ` THEN excluded.fresh_at ELSE s.fresh_at END,
 			fresh_by  = CASE WHEN ` + fresh + ` OR ` + other + ` THEN excluded.fresh_by ELSE s.fresh_by END
-		WHERE ` + forcedLater + ` OR ` + fresh + ` OR ` + other}
+		WHERE excluded.forced_at > 0 OR ` + fresh + ` OR ` + other}
 	err = t.write(ctx,
 		stmt{query: `UPDATE sighting_state SET seq = CASE WHEN seq >= ` + now + ` THEN seq + 1 ELSE ` + now + ` END WHERE id = 1 RETURNING seq`, row: into(&seq)},
 		insert,

@@ -245,8 +245,8 @@ func TestPostgresSightingOrder(t *testing.T) {
 	if r := row(); r.ForcedBy != "a" || !r.Forced || r.ForcedAge < time.Second || r.Seen != "v2" {
 		t.Errorf("%+v", r)
 	}
-	write("b", "v0", time.Hour, true) // an older refresh and an older read
-	if r := row(); r.ForcedBy != "a" || r.Seen != "v2" {
+	older := write("b", "v0", time.Hour, true) // an older refresh and an older read; b waits for the row
+	if r := row(); r.ForcedBy != "a" || r.Seen != "v2" || r.Seq != older {
 		t.Errorf("%+v", r)
 	}
 	forcedMark := row().ForcedMark
