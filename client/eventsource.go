@@ -11,7 +11,7 @@ import (
 // time-to-live.
 type EventSource struct {
 	// Name is the name of the queue. It is "" for a source that the operator has configured
-	// for several integrations, which has an OperatorID and no Counts.
+	// for several integrations, which has an OperatorID, no Missed and no Counts.
 	Name, OperatorID string
 	State            EventSourceState
 	// Problem is why the source fails, and ProblemTime since when.

@@ -97,26 +97,32 @@ func (e *eventing) problems() []server.Problem {
 func (e *eventing) of(in *integration.Integration) []manage.EventSource {
 	var all []manage.EventSource
 	for _, s := range e.StatusOf(in) {
-		out := manage.EventSource{
-			Name: s.Name, State: stateOf(&s), Problem: s.Problem, ProblemSince: s.Since, PolledAt: s.PolledAt, EventAt: s.EventAt,
-			Delivery: s.Delivery, Missed: s.Missed, MissedAt: s.MissedAt, Replica: e.replica,
-		}
-		if s.Central {
-			out.Name, out.OperatorID = "", s.IntegrationID
-			if out.Problem != "" {
-				out.Problem = "the source fails; the operator sees why in the log and in /readyz"
-			}
-		} else {
-			out.Counts = make(map[string]uint64)
-			for _, o := range events.Outcomes {
-				if n := s.Counts[o]; n > 0 {
-					out.Counts[o.String()] = n
-				}
-			}
-		}
+		out := shown(&s)
+		out.Replica = e.replica
 		all = append(all, out)
 	}
 	return all
+}
+
+// shown returns what those who manage an integration see of a source of its events. The
+// numbers of a central source are about other integrations as well, so they do not see them.
+func shown(s *events.Status) manage.EventSource {
+	out := manage.EventSource{State: stateOf(s), Problem: s.Problem, ProblemSince: s.Since, PolledAt: s.PolledAt, EventAt: s.EventAt, Delivery: s.Delivery}
+	if s.Central {
+		out.OperatorID = s.IntegrationID
+		if out.Problem != "" {
+			out.Problem = "the source fails; the operator sees why in the log and in /readyz"
+		}
+		return out
+	}
+	out.Name, out.Missed, out.MissedAt = s.Name, s.Missed, s.MissedAt
+	out.Counts = make(map[string]uint64)
+	for _, o := range events.Outcomes {
+		if n := s.Counts[o]; n > 0 {
+			out.Counts[o.String()] = n
+		}
+	}
+	return out
 }
 
 func stateOf(s *events.Status) manage.EventState {

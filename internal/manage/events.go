@@ -10,7 +10,7 @@ import (
 // may see it.
 type EventSource struct {
 	// Name is that of the integration's own source; "" for one of the operator, which has an
-	// OperatorID and no Counts.
+	// OperatorID, no Missed and no Counts.
 	Name, OperatorID string
 	State            EventState
 	Problem          string
