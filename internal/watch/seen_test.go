@@ -106,6 +106,29 @@ func TestReadElsewhere(t *testing.T) {
 	}
 }
 
+// TestEndMovesElsewhere: the watchers of a replica whose reads another one replaces are told of
+// the end of a version in time, although it has the end only since the first read.
+func TestEndMovesElsewhere(t *testing.T) {
+	simulated(t, Config{}, func(t *testing.T, h *Hub, w *world) {
+		w.set("a", "v1")
+		s := open(t, h, alice, Item{Ref: ref("a")})
+		defer s.Close()
+		expect(t, s, time.Second, "0 CURRENT v1, complete")
+		end := time.Now().Add(2 * defaultExpiryLead)
+		w.do(func() { w.content["a"] = cache.Load{Version: "v1", ExpiresAt: end} })
+		key := cache.Key{Integration: "it", Store: store, Name: "a"}
+		before := w.readsOf("a")
+		for time.Until(end) > defaultExpiryLead {
+			h.ReadElsewhere(key, "v1", time.Now())
+			time.Sleep(ttl / 2)
+		}
+		expect(t, s, time.Second, "0 EXPIRING v1")
+		if n := w.readsOf("a") - before; n < 1 || n > 5 {
+			t.Errorf("%d reads", n)
+		}
+	})
+}
+
 // TestHintDuringLoad: a load that began before a hint does not take the place of the read
 // that the hint asks for.
 func TestHintDuringLoad(t *testing.T) {

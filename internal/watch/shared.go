@@ -40,7 +40,7 @@ func (h *Hub) ReadElsewhere(key cache.Key, version string, began time.Time) {
 	defer h.mu.Unlock()
 	now := time.Now()
 	for t := range h.loads[Key{key.Integration, key.Store, key.Name, key.Version}] {
-		if !t.postponable(version) || h.polls(t) {
+		if !t.postponable(version) || h.polls(t) || began.Sub(t.readAt) > h.mostPostponed(t) {
 			continue
 		}
 		due := t.readAfter(began, t.pause(Others), now)
@@ -50,6 +50,13 @@ func (h *Hub) ReadElsewhere(key cache.Key, version string, began time.Time) {
 			h.stats.Postponed++
 		}
 	}
+}
+
+// mostPostponed returns for how long reads of other replicas take the place of those of this
+// one. They do not tell whether the end of the version's validity has moved, about which
+// watchers must be told in time.
+func (h *Hub) mostPostponed(t *target) time.Duration {
+	return max(h.cfg.ExpiryLead/4, 12*t.interval)
 }
 
 // postponable reports whether a read of another replica that saw a version takes the place of
