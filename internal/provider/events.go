@@ -1,7 +1,11 @@
 package provider
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"time"
 
 	"github.com/secretbroker/secretbroker/internal/integration"
@@ -83,6 +87,31 @@ type Event struct {
 
 // AnyLabel as the Label of an Event means the current version and all labels.
 const AnyLabel = "*"
+
+// JSONElements returns the first most elements of a JSON array. It decodes no further, because
+// a message of many small elements would cost much processor time and memory. ok is false if
+// data is not an array; what follows the first most elements is not checked.
+func JSONElements(data []byte, most int) (elements []json.RawMessage, ok bool) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return nil, false
+	}
+	for len(elements) < most && d.More() {
+		var e json.RawMessage
+		if d.Decode(&e) != nil {
+			return nil, false
+		}
+		elements = append(elements, e)
+	}
+	if len(elements) == most {
+		return elements, true
+	}
+	if t, err := d.Token(); err != nil || t != json.Delim(']') {
+		return nil, false
+	}
+	_, err := d.Token()
+	return elements, errors.Is(err, io.EOF)
+}
 
 // EventOpener opens the EventSource of an integration whose settings configure one; see
 // integration.EventSettings. It reads credential files but sends no request.

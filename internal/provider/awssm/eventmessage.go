@@ -99,11 +99,11 @@ func (p messageParser) parseJSON(data []byte, outer bool) (events []provider.Eve
 
 // parseList parses a list of events or ARNs.
 func (p messageParser) parseList(data []byte) (events []provider.Event, problem string) {
-	var elements []json.RawMessage
-	if err := json.Unmarshal(data, &elements); err != nil || len(elements) == 0 {
+	elements, ok := provider.JSONElements(data, maxEvents)
+	if !ok || len(elements) == 0 {
 		return nil, notObject
 	}
-	for _, element := range elements[:min(len(elements), maxEvents)] {
+	for _, element := range elements {
 		found, fault := p.parseJSON(element, false)
 		events = append(events, found...)
 		if fault != "" {

@@ -36,6 +36,10 @@ var eventTypes = map[string]eventType{
 	"microsoft.keyvault.certificateexpired":           {"Microsoft.KeyVault.CertificateExpired", false},
 }
 
+// maxEvents is the maximum number of events of one message that are used. Event Grid puts one
+// into a message of a queue.
+const maxEvents = 100
+
 // eventTypeOf returns the eventType of a type as in a message. It also knows types that Key
 // Vault may add for secrets and certificates.
 func eventTypeOf(text string) (t eventType, ok bool) {
@@ -67,7 +71,7 @@ func parseMessage(text string) (events []provider.Event, problem string) {
 	}
 	list := []json.RawMessage{json.RawMessage(body)}
 	if body[0] == '[' {
-		if json.Unmarshal([]byte(body), &list) != nil {
+		if list, ok = provider.JSONElements([]byte(body), maxEvents); !ok {
 			return nil, "the text is not JSON"
 		}
 	}
