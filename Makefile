@@ -43,7 +43,7 @@ build: ## build bin/secretbroker
 
 test: ## run all tests, with the race detector if a C compiler is installed
 	@$(if $(RACE),,echo "no C compiler: testing without the race detector")
-	$(GO) test $(RACE) ./...
+	$(GO) test $(RACE) -timeout 30m ./...
 
 connect-jar: ## build the jar for Kafka Connect's plugin.path
 	$(MVN) -f kafka-connect/pom.xml -pl provider package
@@ -70,7 +70,7 @@ test-peers: ## test against third-party stores, which it installs (docs/testing.
 	cd tools/peers/otlp && $(GO) test -mod=mod -count=1 ./...
 
 test-postgres: ## run the tests of the registry, including those with a real PostgreSQL server
-	SECRETBROKER_TEST_POSTGRES=required $(GO) test $(RACE) ./internal/registry/... ./internal/usage/...
+	SECRETBROKER_TEST_POSTGRES=required $(GO) test $(RACE) -timeout 30m ./internal/registry/... ./internal/usage/...
 
 scaling: ## measure replicas: reads of the store, and the simultaneous start of ten thousand connectors
 	SECRETBROKER_TEST_POSTGRES=required SECRETBROKER_SCALING=1 $(GO) test ./internal/app -count=1 -v -run 'TestReadsAgainstReplicas|TestHerdOfConnectors'

@@ -29,6 +29,7 @@ package usage
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"log/slog"
 	"slices"
@@ -252,9 +253,13 @@ func (r *Recorder) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTime)
 	defer cancel()
 	// First, because a use of the current version must not look outdated meanwhile.
-	if err := r.flushSeen(ctx); err != nil {
-		return err
-	}
+	// A failure does not prevent the record of uses, which protects integrations from deletion.
+	seen := r.flushSeen(ctx)
+	return errors.Join(seen, r.flushUses(ctx))
+}
+
+// flushUses writes the unwritten uses.
+func (r *Recorder) flushUses(ctx context.Context) error {
 	var batch []registry.Usage
 	var taken []*entry
 	first, batchStart := r.next, 0
