@@ -319,7 +319,7 @@ func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event
 		}
 		load, ok := r.reader.Read(ctx, "", in.ID, h.Ref, true)
 		switch {
-		case !ok || load.Err != nil && isOutage(load.Err):
+		case !ok || load.Err != nil && load.Err.Reason.IsOutage():
 			outcome = readFailed
 			if load.Err != nil {
 				retryAfter = max(retryAfter, load.Err.RetryAfter)
@@ -329,14 +329,4 @@ func (r *Receiver) perform(ctx context.Context, key secretKey, e *provider.Event
 		}
 	}
 	return outcome, retryAfter
-}
-
-// isOutage reports whether a failure says nothing about the secret.
-func isOutage(e *secret.Error) bool {
-	switch e.Reason {
-	case secret.ReasonStoreUnavailable, secret.ReasonStoreThrottled, secret.ReasonOverloaded, secret.ReasonInternal, secret.ReasonRegistryUnavailable:
-		return true
-	default:
-		return false
-	}
 }

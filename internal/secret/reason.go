@@ -98,6 +98,17 @@ const (
 	ReasonInternal Reason = "INTERNAL"
 )
 
+// IsOutage reports whether the reason says something about the way to the secret, such as its
+// store or the load of the broker, and nothing about the secret.
+func (r Reason) IsOutage() bool {
+	switch r {
+	case ReasonStoreUnavailable, ReasonStoreThrottled, ReasonOverloaded, ReasonInternal, ReasonRegistryUnavailable:
+		return true
+	default:
+		return false
+	}
+}
+
 // Error is a failure that the broker may report to the caller. Message is written
 // for the person who has to act. It never contains a secret's value or a store's
 // raw response. Cause is for the broker's own log only.

@@ -58,16 +58,6 @@ const (
 	outageTime = 30 * time.Second
 )
 
-// isOutage reports whether a failure says nothing about the secret.
-func isOutage(e *secret.Error) bool {
-	switch e.Reason {
-	case secret.ReasonStoreUnavailable, secret.ReasonStoreThrottled, secret.ReasonOverloaded, secret.ReasonInternal, secret.ReasonRegistryUnavailable:
-		return true
-	default:
-		return false
-	}
-}
-
 // markItems marks all items.
 func (t *target) markItems() {
 	for _, it := range t.items {
@@ -100,7 +90,7 @@ func (h *Hub) observe(t *target, load *cache.Load) {
 		return // the read that was asked for is still to come
 	}
 	t.hintedAt = time.Time{}
-	t.poll.refused, t.poll.outage = false, load.Err != nil && isOutage(load.Err)
+	t.poll.refused, t.poll.outage = false, load.Err != nil && load.Err.Reason.IsOutage()
 	due := h.pollDue(t, t.readAfter(load.ReadAt, interval, now), now)
 	switch {
 	case t.kept && !t.valid(now):
@@ -149,7 +139,7 @@ func (h *Hub) failed(t *target, load *cache.Load, now time.Time, interval time.D
 	if t.failingSince.IsZero() {
 		t.failingSince = load.ReadAt
 	}
-	outage := isOutage(load.Err)
+	outage := load.Err.Reason.IsOutage()
 	failing := now.Sub(t.failingSince)
 	if outage {
 		interval = min(interval, max(retryInterval, failing/2, load.Err.RetryAfter))
