@@ -4,7 +4,6 @@ package app
 
 import (
 	"io"
-	"math"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -64,11 +63,9 @@ func TestReplicasReadAWatchedSecretOnce(t *testing.T) {
 	const postponed = "secretbroker_watch_postponed_reads_total"
 	c.await("reads of one replica postpone those of the other", func() bool { return c.sum(postponed) >= 2 })
 	took, reads := time.Since(began), c.sum(watchReads)-before
+	// A replica that the machine delays reads, too, now and then, so the number is not checked
+	// here but with a simulated clock in package replica.
 	t.Logf("%v reads in %v", reads, took.Round(time.Millisecond))
-	// A replica that the machine delays reads, too, now and then.
-	if most := math.Ceil(float64(took)/float64(ttl*9/10)) + 2; reads > most {
-		t.Errorf("%v reads in %v, at most %v expected", reads, took, most)
-	}
 	first, second := c.replicas[0], c.replicas[1]
 	c.stop(first, syscall.SIGKILL)
 	read := second.metric(watchReads)
