@@ -90,6 +90,25 @@ type listedCluster struct {
 	err        error
 }
 
+// withClusters reads the configuration, asks the selected clusters for their connectors, and
+// calls do. The clients of the clusters are closed when do returns.
+func (s *selection) withClusters(ctx context.Context, do func([]listedCluster, *connectmap.Map) error) error {
+	settings, err := s.load()
+	if err != nil {
+		return err
+	}
+	clusters, err := openClusters(settings)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, c := range clusters {
+			c.client.Close()
+		}
+	}()
+	return do(clusters, listClusters(ctx, clusters))
+}
+
 // openClusters makes the clients. The caller closes them.
 func openClusters(clusters []connectapi.Cluster) ([]listedCluster, error) {
 	all := make([]listedCluster, len(clusters))

@@ -42,21 +42,9 @@ references that cannot be interpreted.`,
   secretbroker connect plan --integration cspi-sqlserver --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := what.load()
-			if err != nil {
-				return err
-			}
-			clusters, err := openClusters(settings)
-			if err != nil {
-				return err
-			}
-			defer func() {
-				for _, c := range clusters {
-					c.client.Close()
-				}
-			}()
-			m := listClusters(cmd.Context(), clusters)
-			return newConnectPlanJSON(&what, clusters, m).print(cmd, output)
+			return what.withClusters(cmd.Context(), func(clusters []listedCluster, m *connectmap.Map) error {
+				return newConnectPlanJSON(&what, clusters, m).print(cmd, output)
+			})
 		},
 	}
 	what.register(cmd)

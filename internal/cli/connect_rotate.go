@@ -71,20 +71,13 @@ func (r *rotation) run(cmd *cobra.Command, _ []string) error {
 	if r.what.secret == "" && r.what.integration == "" {
 		return &exit.Error{Code: exit.Usage, Err: errors.New("give --secret or --integration: what was rotated")}
 	}
-	settings, err := r.what.load()
-	if err != nil {
-		return err
-	}
-	clusters, err := openClusters(settings)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, c := range clusters {
-			c.client.Close()
-		}
-	}()
-	m := listClusters(cmd.Context(), clusters)
+	return r.what.withClusters(cmd.Context(), func(clusters []listedCluster, m *connectmap.Map) error {
+		return r.rotate(cmd, clusters, m)
+	})
+}
+
+// rotate restarts the selected connectors of the clusters, or prints their order.
+func (r *rotation) rotate(cmd *cobra.Command, clusters []listedCluster, m *connectmap.Map) error {
 	var listed []campaign.Listed
 	for _, c := range clusters {
 		if c.err != nil {
