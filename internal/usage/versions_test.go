@@ -226,7 +226,7 @@ func TestUncommittedReadsWait(t *testing.T) {
 		r := New(Config{Store: store})
 		done := make(chan struct{})
 		started := make(chan audit.Position, 100)
-		go func() { // nobody reads the pipe, so the writes hang for two seconds and then fail
+		go func() { // no goroutine reads the pipe, so the writes hang for two seconds and then fail
 			defer close(done)
 			for range 20 {
 				go func() {

@@ -194,7 +194,7 @@ func TestEventsOfReplacedDirectory(t *testing.T) {
 	}
 }
 
-// Changes that nobody takes are merged, and many of one directory are one event.
+// Changes that no caller takes are merged, and many of one directory are one event.
 func TestEventsMerged(t *testing.T) {
 	n := newNotifier(slog.New(slog.DiscardHandler), nil)
 	defer n.Close()
